@@ -1,0 +1,52 @@
+"""Frozen encoders, found by name.
+
+load_encoder("hf:openai/whisper-small", modality="audio")        any speech or text model of transformers
+load_encoder("opensmile:eGeMAPSv02", modality="audio")           hand-made acoustic functionals
+register_encoder("mine", factory)                                yours, then named mine:...
+"""
+
+from collections.abc import Callable
+
+from hilbert.encoders.base import Encoder, EncoderName, Modality, nearest
+from hilbert.encoders.huggingface import load_huggingface
+from hilbert.encoders.opensmile import load_opensmile
+from hilbert.errors import EncoderError
+
+__all__ = ["Encoder", "EncoderFactory", "EncoderName", "Modality", "load_encoder", "register_encoder"]
+
+EncoderFactory = Callable[[EncoderName, Modality, str, int], Encoder]
+"""(name, modality, device, batch size) -> Encoder; raises EncoderError for a name it can't load."""
+
+_FACTORIES: dict[str, EncoderFactory] = {"hf": load_huggingface, "opensmile": load_opensmile}
+
+
+def register_encoder(scheme: str, factory: EncoderFactory) -> None:
+    """Make names `scheme:...` known.
+
+    Raises:
+        ValueError: the scheme is taken by another factory, or no word.
+    """
+    if not scheme.isidentifier():
+        raise ValueError(f"a scheme is one word of letters, digits and _, not {scheme!r}")
+    if _FACTORIES.setdefault(scheme, factory) is not factory:
+        raise ValueError(f"the scheme {scheme!r} is taken; choose another")
+
+
+def load_encoder(name: str, *, modality: Modality, device: str = "auto", batch_size: int = 16) -> Encoder:
+    """Load an encoder by its name.
+
+    Args:
+        name: `hf:<model id or folder>[?layer=-1&pooling=mean&...]`, `opensmile:<feature set>`, or a registered scheme.
+        modality: what it shall encode, "audio" or "text".
+        device: "auto" (cuda, else mps, else cpu), or a torch device.
+        batch_size: segments at once on the device; the result doesn't depend on it.
+
+    Raises:
+        EncoderError: the name is not understood, or what it names can't be loaded.
+    """
+    parsed = EncoderName.parse(name)
+    if parsed.scheme not in _FACTORIES:
+        raise EncoderError(f"encoder {name!r}: unknown scheme {parsed.scheme!r}; {nearest(parsed.scheme, _FACTORIES)}")
+    if batch_size < 1:
+        raise EncoderError(f"encoder {name!r}: the batch size is {batch_size}; it must be at least 1")
+    return _FACTORIES[parsed.scheme](parsed, modality, device, batch_size)

@@ -1,0 +1,39 @@
+"""The errors a user can cause, in one small hierarchy.
+
+Everything that a user can put right is an `InputError`: the command line prints its message, without a
+traceback, and ends with exit code 2. A message says what is wrong, where, and what would be right.
+"""
+
+from collections.abc import Sequence
+
+
+class HilbertError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InputError(HilbertError, ValueError):
+    """The user's input was wrong: a file, a key, a value or a combination of them."""
+
+
+class CohortError(InputError):
+    """A cohort folder breaks its format.
+
+    Attributes:
+        faults: every fault found, one line each, with file and row.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
+        super().__init__("\n  ".join([message, *faults]))
+        self.faults = tuple(faults)
+
+
+class StoreError(InputError):
+    """A feature store is missing, damaged, foreign, or does not fit what is asked of it."""
+
+
+class StudyError(InputError):
+    """A study file, or an override of one of its keys, is wrong."""
+
+
+class EncoderError(InputError):
+    """An encoder's name is not understood, or the encoder can't be loaded."""

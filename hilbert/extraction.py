@@ -1,0 +1,314 @@
+"""From a cohort to a feature store: frozen encoders over every segment, once, resumable.
+
+    plan      Cohort -> Work                 shards: whole documents, one modality each        (`hilbert.shards`)
+    encode    Shard, Encoder -> Encoded      pure; may run anywhere that sees the cohort's files
+    assemble  Work, Encodeds -> store        in the cohort's order, whatever the order of encoding
+
+Finished shards lie in `STORE.partial/` until the store is complete, named by a hash of what determines them: the bytes
+of the audio files, the stretches, the texts and the encoder's description. A rerun therefore takes up exactly what is
+still valid, also after a damaged file was replaced or one of the two encoders changed.
+"""
+
+import contextlib
+import logging
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+
+from hilbert.cohort import Cohort, raise_faults
+from hilbert.encoders import Modality, load_encoder
+from hilbert.errors import InputError, StoreError
+from hilbert.features import FeatureStore
+from hilbert.shards import Encoded, Features, Item, Shard, Stretch, Work, encode_shard, plan, save, saved
+from hilbert.store_files import MANIFEST, Dtype, check_target
+
+__all__ = ["Progress", "assemble", "encode_shard", "extract", "plan"]
+
+Progress = Callable[[int, int], None]
+"""Called with (segments done, segments in all)."""
+
+log = logging.getLogger(__name__)
+
+
+def extract(
+    cohort: Cohort,
+    store_folder: str | Path,
+    *,
+    audio: str | None = None,
+    text: str | None = None,
+    window: float | None = None,
+    device: str = "auto",
+    batch_size: int = 16,
+    dtype: Dtype = "float32",
+    on_error: Literal["fail", "skip"] = "fail",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> FeatureStore:
+    """Encode a cohort and write the feature store; interrupted, it goes on where it stopped.
+
+    Args:
+        cohort: the cohort.
+        store_folder: where the store shall lie. A store of the same contents is recognised, and nothing is done; if
+            labels alone have changed, labels alone are rewritten.
+        audio: name of the audio encoder; None leaves audio out.
+        text: name of the text encoder; None leaves text out.
+        window: seconds; longer audio stretches are cut into equal windows no longer than this. Text stays as it is.
+        device: auto, cpu, cuda, mps.
+        batch_size: segments at once on the device.
+        dtype: "float32" or "float16".
+        on_error: what to do with audio that can't be decoded: "fail" lists all of it after everything else has been
+            encoded and kept; "skip" leaves these segments out, logs their names and counts them in the manifest.
+        overwrite: replace a store with other contents.
+        progress: called after every shard.
+
+    Raises:
+        InputError: nothing to encode, a wrong argument, an unknown encoder, damaged audio, a document left without
+            features, a place that is taken, or another process at work there.
+    """
+    folder = Path(store_folder).absolute()
+    _check_arguments(cohort, audio, text, window, dtype, on_error)
+    check_target(folder)
+    names: dict[Modality, str] = {}
+    if audio is not None:
+        names["audio"] = audio
+    if text is not None:
+        names["text"] = text
+    encoders = {
+        modality: load_encoder(name, modality=modality, device=device, batch_size=batch_size)
+        for modality, name in names.items()
+    }
+    work = plan(cohort, encoders, window=window, dtype=dtype)
+    partial = folder.with_name(folder.name + ".partial")
+    with _only_one(partial):
+        done = _finished(cohort, folder, work, on_error, overwrite)
+        if done is None:
+            results = _encode_all(cohort, work, partial, on_error, progress)
+            done = assemble(cohort, folder, work, results, overwrite=overwrite)
+            del results
+        elif progress is not None:
+            progress(work.total, work.total)
+        shutil.rmtree(partial, ignore_errors=True)
+    return done
+
+
+def _check_arguments(
+    cohort: Cohort, audio: str | None, text: str | None, window: float | None, dtype: str, on_error: str
+) -> None:
+    if audio is None and text is None:
+        raise InputError("nothing to extract: give an audio encoder, a text encoder, or both (--audio, --text)")
+    if window is not None and not (window > 0 and math.isfinite(window)):
+        raise InputError(f"window is {window:g}; give a number of seconds above 0")
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"dtype {dtype!r}: a feature store holds float32 or float16")
+    if on_error not in ("fail", "skip"):
+        raise InputError(f"on_error {on_error!r}: give fail or skip")
+    used = [column for column, encoder in (("audio", audio), ("text", text)) if encoder is not None]
+    filled = set(cohort.segments.loc[cohort.segments[used].notna().any(axis=1), "document_id"])
+    bare = [
+        f"documents.csv row {row}: document {name!r} has no {used[0]}; give an encoder for its other modality, or "
+        "delete the row"
+        for row, name in cohort.documents["document_id"].items()
+        if name not in filled
+    ]
+    if bare:
+        raise_faults(f"{cohort.folder}: documents that this extraction would leave without features:", bare)
+
+
+class _only_one:  # noqa: N801  a context manager, used like a function
+    """Hold the work folder for this process alone; the system lets go of it when the process dies."""
+
+    def __init__(self, partial: Path) -> None:
+        self._partial = partial
+        self._lock = filelock.FileLock(partial / "lock", timeout=0)
+
+    def __enter__(self) -> None:
+        self._partial.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise StoreError(
+                f"{self._partial}: another process is extracting to this store; wait for it, or name another folder"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        with contextlib.suppress(OSError):
+            (self._partial / "lock").unlink(missing_ok=True)
+            self._partial.rmdir()  # refused, rightly, where finished shards wait
+
+
+def _finished(cohort: Cohort, folder: Path, work: Work, on_error: str, overwrite: bool) -> FeatureStore | None:
+    """The store that is there already, with its labels brought up to date; None where there is work to do."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        store = FeatureStore.open(folder)
+    except StoreError:
+        if overwrite:
+            return None
+        raise
+    there = store.manifest["extraction"]
+    skipped = sum(there.get("skipped", {}).values())
+    same = there.get("key") == work.key(cohort.document_ids)
+    if same and (not skipped or on_error == "skip"):
+        return _with_labels(store, cohort)
+    if overwrite:
+        return None
+    why = f"it lacks {skipped} segments that were skipped" if same else _difference(store, work)
+    raise StoreError(
+        f"{folder}: a store with other contents lies there ({why}); name another folder, or overwrite it on purpose "
+        "(--overwrite)"
+    )
+
+
+def _difference(store: FeatureStore, work: Work) -> str:
+    """In what the store that is there differs from the one that is wanted."""
+    for modality in ("audio", "text"):
+        there = store.encoders.get(modality)
+        wanted = dict(work.encoders[modality].description) if modality in work.encoders else None
+        if there is None and wanted is not None:
+            return f"{modality}: the store there lacks it"
+        if there is not None and wanted is None:
+            return f"{modality}: the store there has it, and this extraction leaves it out"
+        if there is not None and wanted is not None and there != wanted:
+            told = [
+                f"{key} {there.get(key)!r} instead of {wanted.get(key)!r}"
+                for key in [*wanted, *(key for key in there if key not in wanted)]
+                if there.get(key) != wanted.get(key)
+            ]
+            return f"{modality} encoder: {', '.join(told)}"
+    window = store.manifest["extraction"].get("window")
+    if window != work.window:
+        return f"window {window} instead of {work.window}"
+    return "the cohort's documents, segments or audio have changed, or the dtype"
+
+
+def _with_labels(store: FeatureStore, cohort: Cohort) -> FeatureStore:
+    """The same features with the cohort's labels: only documents.csv and the manifest are new."""
+    wanted = _cohort_entry(cohort)
+    if store.manifest["cohort"] == wanted:
+        return store
+    return store.with_documents(cohort.documents, cohort=wanted)
+
+
+def _cohort_entry(cohort: Cohort) -> dict[str, Any]:
+    return {"fingerprint": cohort.fingerprint(), "documents": len(cohort), "segments": len(cohort.segments)}
+
+
+def _encode_all(cohort: Cohort, work: Work, partial: Path, on_error: str, progress: Progress | None) -> list[Encoded]:
+    """Every shard's result, from the work folder where it is there already."""
+    results: list[Encoded] = []
+    failures: list[str] = []
+    done = 0
+    for shard in work.shards:
+        encoder = work.encoders[shard.modality]
+        key = shard.key(encoder.description)
+        result = saved(partial, key, shard, encoder.dim)
+        if result is None or (result.failures and on_error == "fail"):
+            result = encode_shard(shard, encoder, cohort.folder)
+            # A shard with failures counts only where they are accepted: else it is tried again next time.
+            if on_error == "skip" or not result.failures:
+                save(partial, key, result)
+                result = saved(partial, key, shard, encoder.dim) or result  # mapped, not held in memory
+        failures += [_told(cohort, shard.items[place], why) for place, why in sorted(result.failures.items())]
+        results.append(result)
+        done += len(shard.items)
+        if progress is not None:
+            progress(done, work.total)
+    if failures and on_error == "fail":
+        raise_faults(
+            f"{cohort.folder}: {len(failures)} segment(s) can't be read; replace the files and run the same command "
+            "again, or leave these segments out with --on-error skip (what is done is kept):",
+            failures,
+        )
+    for failure in failures:
+        log.warning("left out: %s", failure)
+    return results
+
+
+def _told(cohort: Cohort, item: Item, why: str) -> str:
+    assert isinstance(item.content, Stretch)
+    document = cohort.document_ids[item.document]
+    return f"segments.csv row {item.row}: document {document!r}, segment {item.segment}, {item.content.path!r} {why}"
+
+
+# --- assemble --------------------------------------------------------------------------------------------------------
+
+
+def assemble(
+    cohort: Cohort, folder: Path, work: Work, results: Sequence[Encoded], *, overwrite: bool = False
+) -> FeatureStore:
+    """Write the store from every shard's result.
+
+    Args:
+        cohort: the cohort that was planned.
+        folder: where the store shall lie.
+        work: the plan.
+        results: one per shard, in the plan's order.
+        overwrite: replace a store with other contents.
+
+    Raises:
+        InputError: a document is left with neither modality, because all its audio failed.
+        StoreError: values too big for float16, or the place is taken.
+    """
+    values: dict[str, list[Features]] = {}
+    numbers: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for modality, encoder in work.encoders.items():
+        pairs = [pair for pair in zip(work.shards, results, strict=True) if pair[0].modality == modality]
+        values[modality], numbers[modality] = _by_document(pairs, work.documents, encoder.dim)
+    _check_left(cohort, values)
+    skipped = dict.fromkeys(work.encoders, 0)
+    for shard, result in zip(work.shards, results, strict=True):
+        skipped[shard.modality] += len(result.failures)
+    return FeatureStore.write(
+        folder,
+        documents=cohort.documents,
+        audio=values.get("audio"),
+        text=values.get("text"),
+        audio_encoder=work.encoders["audio"].description if "audio" in work.encoders else None,
+        text_encoder=work.encoders["text"].description if "text" in work.encoders else None,
+        audio_segments=numbers.get("audio"),
+        text_segments=numbers.get("text"),
+        dtype=work.dtype,
+        cohort=_cohort_entry(cohort),
+        extraction={"key": work.key(cohort.document_ids), "window": work.window, "skipped": skipped},
+        overwrite=overwrite,
+    )
+
+
+def _by_document(
+    pairs: Sequence[tuple[Shard, Encoded]], documents: int, dim: int
+) -> tuple[list[Features], list[npt.NDArray[np.int64]]]:
+    """[S_i, D] rows and [S_i] segment numbers of every document; views, so that nothing is copied."""
+    values = [np.empty((0, dim), np.float32)] * documents
+    numbers = [np.empty(0, np.int64)] * documents
+    for shard, result in pairs:
+        kept = [item for place, item in enumerate(shard.items) if place not in result.failures]
+        row = 0
+        for document, group in groupby(kept, key=lambda item: item.document):
+            of_one = [item.segment for item in group]
+            values[document] = result.values[row : row + len(of_one)]
+            numbers[document] = np.array(of_one, np.int64)
+            row += len(of_one)
+    return values, numbers
+
+
+def _check_left(cohort: Cohort, values: Mapping[str, Sequence[Features]]) -> None:
+    bare = [
+        f"documents.csv row {row}: document {name!r}"
+        for place, (row, name) in enumerate(cohort.documents["document_id"].items())
+        if not any(len(of_one[place]) for of_one in values.values())
+    ]
+    if bare:
+        raise_faults(
+            f"{cohort.folder}: none of these documents' audio can be read, and they have no text to go by; replace the "
+            "files, or delete the rows:",
+            bare,
+        )

@@ -1,0 +1,368 @@
+"""The feature store: what the frozen encoders made of a cohort, on disk, opened by memory-mapping.
+
+A folder, without a pickle, without transcripts, and without paths of recordings:
+
+    manifest.json                       format, version, encoders, cohort's fingerprint, size and SHA-256 of every file
+    documents.csv                       document_id, group_id if there is one, and the label columns as in the cohort
+    audio.npy          [total, D_a]     float16 or float32: one row per audio segment, document after document
+    audio_offsets.npy  [N + 1]          int64: rows offsets[i]:offsets[i + 1] belong to document i
+    audio_segments.npy [total]          int64: the segment's number in the cohort (repeated if windows cut it)
+    text.npy, text_offsets.npy, text_segments.npy       the same for text
+
+N = documents, D = features, total = segments of all documents. A modality that was not extracted has no files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hilbert import __version__
+from hilbert.errors import StoreError
+from hilbert.store_files import (
+    DOCUMENTS,
+    FORMAT,
+    MANIFEST,
+    PRIVATE_COLUMNS,
+    VERSION,
+    Array,
+    Dtype,
+    check_covered,
+    check_target,
+    clean_documents,
+    commit,
+    digest,
+    encoder_description,
+    files_of,
+    link,
+    staging,
+    write_modality,
+)
+from hilbert.tables import read_table, table_text
+
+__all__ = ["PRIVATE_COLUMNS", "Dtype", "FeatureStore", "Ragged"]
+
+MODALITIES = ("audio", "text")
+
+Matrix = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """One modality of all documents: `ragged[i]` is document i's features [S_i, D], in segment order.
+
+    Attributes:
+        values: [total, D], memory-mapped and read-only.
+        offsets: [N + 1] int64.
+        segments: [total] int64, the segments' numbers in the cohort.
+    """
+
+    values: Matrix
+    offsets: npt.NDArray[np.int64]
+    segments: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, document: int) -> Matrix:
+        document = range(len(self))[document]
+        return self.values[self.offsets[document] : self.offsets[document + 1]]
+
+    @property
+    def dim(self) -> int:
+        """Features per segment."""
+        return int(self.values.shape[1])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[N] segments per document."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureStore:
+    """Features and labels of a cohort. Open it with `FeatureStore.open`, make one with `write` or `hilbert extract`.
+
+    Pickles as its path: a worker process that receives it opens the same files, and fails if they have changed.
+
+    Attributes:
+        folder: absolute path of the store.
+        manifest: the content of manifest.json.
+        documents: [N rows] document_id, group_id if there is one, label columns; strings, None where missing.
+        audio: audio features, or None where the store has none.
+        text: text features, or None where the store has none.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    documents: pd.DataFrame
+    audio: Ragged | None
+    text: Ragged | None
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self)} documents, audio {self.audio_dim}, text {self.text_dim} features"
+        return f"FeatureStore({str(self.folder)!r}: {sizes})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self.folder), self.fingerprint)
+
+    @property
+    def document_ids(self) -> list[str]:
+        """The documents' names, in the store's order."""
+        return list(self.documents["document_id"])
+
+    @property
+    def groups(self) -> list[str]:
+        """[N] group of every document; a document without `group_id` is a group of its own."""
+        own = [f"\0{name}" for name in self.document_ids]  # never equal to a group that somebody named
+        if "group_id" not in self.documents.columns:
+            return own
+        return [alone if group is None else group for group, alone in zip(self.documents["group_id"], own, strict=True)]
+
+    @property
+    def audio_dim(self) -> int:
+        """Features per audio segment; 0 without audio."""
+        return self.audio.dim if self.audio is not None else 0
+
+    @property
+    def text_dim(self) -> int:
+        """Features per text segment; 0 without text."""
+        return self.text.dim if self.text is not None else 0
+
+    @property
+    def encoders(self) -> dict[str, Any]:
+        """The encoders' descriptions by modality; `{"name": None}` for features of unknown origin."""
+        return {name: modality["encoder"] for name, modality in self.manifest["modalities"].items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the contents of all files: labels and features, and nothing else."""
+        return _fingerprint(self.manifest["files"])
+
+    @classmethod
+    def open(cls, folder: str | Path, *, verify: Literal["size", "sha256"] = "size") -> Self:
+        """Open a store.
+
+        Args:
+            folder: the store's folder.
+            verify: "size" compares the files' sizes, shapes and types with the manifest, in no time; "sha256" reads
+                everything, compares every byte and looks for values that are not finite.
+
+        Raises:
+            StoreError: the store is missing, damaged, foreign or of another version; the message names the file.
+        """
+        folder = Path(folder).absolute()
+        manifest = _read_manifest(folder)
+        _check_files(folder, manifest, verify)
+        documents = _read_documents(folder / DOCUMENTS)
+        parts = {
+            name: _open_modality(folder, name, entry, len(documents)) for name, entry in manifest["modalities"].items()
+        }
+        if verify == "sha256":
+            for name, part in parts.items():
+                _check_finite(part, folder / f"{name}.npy")
+        return cls(folder, manifest, documents, parts.get("audio"), parts.get("text"))
+
+    @classmethod
+    def write(
+        cls,
+        folder: str | Path,
+        *,
+        documents: pd.DataFrame,
+        audio: Sequence[Array] | None = None,
+        text: Sequence[Array] | None = None,
+        audio_encoder: Mapping[str, Any] | str | None = None,
+        text_encoder: Mapping[str, Any] | str | None = None,
+        audio_segments: Sequence[Sequence[int] | Array] | None = None,
+        text_segments: Sequence[Sequence[int] | Array] | None = None,
+        dtype: Dtype = "float32",
+        cohort: Mapping[str, Any] | None = None,
+        extraction: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Self:
+        """Write features, from `hilbert extract` or of your own making, as a store: whole, or not at all.
+
+        Args:
+            folder: where the store shall lie.
+            documents: [N rows] with `document_id`, optionally `group_id`, and labels. Columns named like transcripts
+                or paths (`PRIVATE_COLUMNS`) stay out of the store.
+            audio: N arrays [S_i, D_a], one per document in the same order; S_i may be 0, D_a is the same for all.
+            text: the same for text, with its own S_i and D_t.
+            audio_encoder: where the features come from: a name, or a JSON-able description.
+            text_encoder: the same for text.
+            audio_segments: N sequences of S_i segment numbers; 0, 1, 2, ... by default.
+            text_segments: the same for text.
+            dtype: "float32", or "float16" to halve the size.
+            cohort: {"fingerprint": ..., ...} of the cohort the features come from.
+            extraction: how they were extracted, for the manifest.
+            overwrite: replace a store with other contents that already lies there.
+
+        Raises:
+            StoreError: the arrays don't fit each other or the documents, hold values that are not finite (or too big
+                for float16), or the folder holds something else.
+        """
+        folder = Path(folder).absolute()
+        check_target(folder)
+        documents = clean_documents(documents)
+        sources = {"audio": (audio, audio_segments, audio_encoder), "text": (text, text_segments, text_encoder)}
+        with staging(folder) as new:
+            (new / DOCUMENTS).write_text(table_text(documents), encoding="utf-8", newline="")
+            names = documents["document_id"].tolist()
+            modalities = {
+                name: write_modality(new, name, arrays, numbers, names, dtype)
+                | {"encoder": encoder_description(encoder)}
+                for name, (arrays, numbers, encoder) in sources.items()
+                if arrays is not None
+            }
+            check_covered(new, modalities, names)
+            commit(new, folder, modalities, cohort=cohort, extraction=extraction, overwrite=overwrite)
+        return cls.open(folder)
+
+    def with_documents(self, documents: pd.DataFrame, *, cohort: Mapping[str, Any] | None = None) -> Self:
+        """Replace the labels, and nothing else, of this store on disk; the features are not even read.
+
+        Args:
+            documents: the same documents in the same order, with other columns.
+            cohort: the manifest's entry on the cohort; as before by default.
+
+        Raises:
+            StoreError: the documents are others.
+        """
+        documents = clean_documents(documents)
+        if documents["document_id"].tolist() != self.document_ids:
+            raise StoreError(f"{self.folder}: new labels must be for the same documents, in the same order")
+        with staging(self.folder) as new:
+            for name in self.manifest["files"]:
+                if name != DOCUMENTS:
+                    link(self.folder / name, new / name)
+            (new / DOCUMENTS).write_text(table_text(documents), encoding="utf-8", newline="")
+            entry, extraction = cohort or self.manifest["cohort"], self.manifest["extraction"]
+            commit(new, self.folder, self.manifest["modalities"], cohort=entry, extraction=extraction, overwrite=True)
+        return type(self).open(self.folder)
+
+
+def _reopen(folder: str, fingerprint: str) -> FeatureStore:
+    store = FeatureStore.open(folder)
+    if store.fingerprint != fingerprint:
+        raise StoreError(f"{folder}: the store has changed since this work began; start again with the new one")
+    return store
+
+
+def _fingerprint(files: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = [f"{name} {files[name]['sha256']}" for name in sorted(files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such feature store; make one with 'hilbert extract COHORT {folder}'")
+    if not path.is_file():
+        raise StoreError(f"{path}: missing; {folder} is not a feature store (hilbert extract makes one)")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path}: damaged, not JSON ({error}); extract the features again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StoreError(f'{path}: not of a feature store ("format" must be "{FORMAT}")')
+    if manifest.get("version") != VERSION:
+        raise StoreError(
+            f"{path}: version {manifest.get('version')!r} of the format, this hilbert ({__version__}) reads {VERSION}; "
+            "extract the features again, or install the hilbert that wrote them"
+        )
+    fault = _manifest_fault(manifest)
+    if fault:
+        raise StoreError(f"{path}: damaged, {fault}; extract the features again")
+    return manifest
+
+
+def _manifest_fault(manifest: Mapping[str, Any]) -> str | None:
+    files, modalities = manifest.get("files"), manifest.get("modalities")
+    if not isinstance(files, dict) or not isinstance(modalities, dict) or not modalities:
+        return '"files" and "modalities" must be filled'
+    for name, entry in files.items():
+        known = isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        if not known or Path(name).name != name:
+            return f"entry {name!r} of its files"
+    for name, entry in modalities.items():
+        if name not in MODALITIES or not isinstance(entry, dict):
+            return f"modality {name!r}; there are {' and '.join(MODALITIES)}"
+        if not {"encoder", "dim", "dtype", "segments"} <= entry.keys() or entry["dtype"] not in ("float16", "float32"):
+            return f"modality {name!r} needs encoder, dim, dtype (float16 or float32) and segments"
+    expected = {DOCUMENTS, *(file for name in modalities for file in files_of(name))}
+    return None if files.keys() == expected else f"it lists the files {sorted(files)}, and must list {sorted(expected)}"
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any], verify: str) -> None:
+    if verify not in ("size", "sha256"):
+        raise ValueError(f"verify is 'size' or 'sha256', not {verify!r}")
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise StoreError(f"{path}: missing; extract the features again")
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            state = "truncated" if size < entry["bytes"] else "not the file that was written"
+            raise StoreError(f"{path}: {state}, {size} bytes instead of {entry['bytes']}; extract the features again")
+        if verify == "sha256" and digest(path) != entry["sha256"]:
+            raise StoreError(f"{path}: its contents have changed since it was written; extract the features again")
+
+
+def _read_documents(path: Path) -> pd.DataFrame:
+    table = read_table(path)
+    if table.faults:
+        raise StoreError(f"{path}: damaged; {table.faults[0]}")
+    documents = table.frame.reset_index(drop=True)
+    if "document_id" not in documents.columns or documents.empty:
+        raise StoreError(f"{path}: needs a column 'document_id' and at least one row")
+    names = documents["document_id"]
+    if names.isna().any() or names.duplicated().any():
+        raise StoreError(f"{path}: every document needs a document_id of its own")
+    return documents
+
+
+def _load_array(path: Path, *, mapped: bool) -> Array:
+    try:
+        # A map of an empty file is refused by some systems; there is nothing to map in it anyway.
+        array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise StoreError(f"{path}: not a plain NumPy array ({error}); extract the features again") from None
+    return array
+
+
+def _open_modality(folder: Path, name: str, entry: Mapping[str, Any], documents: int) -> Ragged:
+    values_file, offsets_file, segments_file = (folder / file for file in files_of(name))
+    shape, dtype = (entry["segments"], entry["dim"]), entry["dtype"]
+    values = _load_array(values_file, mapped=bool(entry["segments"]))
+    if values.shape != shape or values.dtype != np.dtype(dtype) or not values.flags.c_contiguous:
+        raise StoreError(f"{values_file}: {values.dtype} {list(values.shape)} instead of {dtype} {list(shape)}")
+    offsets, segments = _load_array(offsets_file, mapped=False), _load_array(segments_file, mapped=False)
+    if offsets.dtype != np.int64 or offsets.shape != (documents + 1,):
+        raise StoreError(
+            f"{offsets_file}: {offsets.dtype} {list(offsets.shape)}, but {documents} documents in {DOCUMENTS} "
+            f"need int64 [{documents + 1}]"
+        )
+    if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
+        raise StoreError(f"{offsets_file}: must rise from 0 to the {len(values)} rows of {values_file.name}")
+    if segments.dtype != np.int64 or segments.shape != (len(values),):
+        raise StoreError(f"{segments_file}: {segments.dtype} {list(segments.shape)} instead of int64 [{len(values)}]")
+    return Ragged(values, offsets, segments)
+
+
+def _check_finite(part: Ragged, path: Path) -> None:
+    for document in range(len(part)):
+        if not np.isfinite(part[document]).all():
+            raise StoreError(f"{path}: values that are not finite in document number {document + 1} of {DOCUMENTS}")

@@ -1,0 +1,278 @@
+"""The work of an extraction, cut into shards that can be encoded anywhere and kept on disk.
+
+    plan            Cohort -> Work           shards of one modality, whole documents each
+    encode_shard    Shard, Encoder -> Encoded    pure: arguments and the cohort's files alone decide the result
+    save, saved     Encoded <-> work folder, under the hash of all that determines it
+
+D = features per segment.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hilbert.audio import SAMPLE_RATE, duration, read_stretch, windows
+from hilbert.cohort import Cohort
+from hilbert.encoders import Encoder, Modality
+from hilbert.errors import CohortError, EncoderError
+from hilbert.store_files import Dtype
+
+Features = npt.NDArray[np.float32]
+_SCHEME = 1  # part of every shard's key: raise it when the same input gives other numbers
+_SECONDS_AT_ONCE = 600  # audio held in memory at once
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Seconds [start, end) of a sound file (None: to its end), its path as in segments.csv, and its SHA-256."""
+
+    path: str
+    start: float
+    end: float | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """What becomes one row of the store.
+
+    Attributes:
+        document: position in the cohort.
+        segment: the segment's number.
+        row: its line in segments.csv.
+        content: a stretch of audio, or a text.
+    """
+
+    document: int
+    segment: int
+    row: int
+    content: Stretch | str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of work: items of one modality, whole documents, in order."""
+
+    modality: Modality
+    items: tuple[Item, ...]
+
+    def key(self, description: Mapping[str, Any]) -> str:
+        """SHA-256 of all that determines the result."""
+        contents = [
+            item.content
+            if isinstance(item.content, str)
+            else [item.content.digest, item.content.start, item.content.end]
+            for item in self.items
+        ]
+        return _hash([_SCHEME, dict(description), contents])
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A shard's result.
+
+    Attributes:
+        values: [kept items, D] float32.
+        failures: position in the shard -> why this item could not be read.
+    """
+
+    values: Features
+    failures: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The plan of an extraction, and the hash of what determines the store's features."""
+
+    encoders: Mapping[Modality, Encoder]
+    shards: tuple[Shard, ...]
+    window: float | None
+    dtype: Dtype
+    documents: int
+
+    @property
+    def total(self) -> int:
+        """Segments (after windowing) of both modalities."""
+        return sum(len(shard.items) for shard in self.shards)
+
+    def key(self, names: Sequence[str]) -> str:
+        """The same for the same documents, contents, encoders, windows and dtype; shard size doesn't matter."""
+        whole = [
+            Shard(modality, tuple(item for shard in self.shards if shard.modality == modality for item in shard.items))
+            for modality in self.encoders
+        ]
+        places = [[(item.document, item.segment) for item in shard.items] for shard in whole]
+        keys = [shard.key(self.encoders[shard.modality].description) for shard in whole]
+        return _hash([list(names), self.dtype, keys, places])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+# --- plan ------------------------------------------------------------------------------------------------------------
+
+
+def plan(
+    cohort: Cohort,
+    encoders: Mapping[Modality, Encoder],
+    *,
+    window: float | None = None,
+    dtype: Dtype = "float32",
+    shard_segments: int = 128,
+) -> Work:
+    """Cut a cohort into shards.
+
+    Args:
+        cohort: the cohort.
+        encoders: by modality; a modality without one is left out.
+        window: seconds; audio stretches longer than this are cut into equal windows no longer than it.
+        dtype: of the store.
+        shard_segments: a shard ends with the first document that reaches this many segments.
+    """
+    shards: list[Shard] = []
+    for modality in encoders:
+        items = _audio_items(cohort, window) if modality == "audio" else _text_items(cohort)
+        pending: list[Item] = []
+        for _, document in groupby(items, key=lambda item: item.document):
+            pending += document
+            if len(pending) >= shard_segments:
+                shards.append(Shard(modality, tuple(pending)))
+                pending = []
+        if pending:
+            shards.append(Shard(modality, tuple(pending)))
+    return Work(dict(encoders), tuple(shards), window, dtype, len(cohort))
+
+
+def _text_items(cohort: Cohort) -> list[Item]:
+    position = {name: number for number, name in enumerate(cohort.document_ids)}
+    rows = cohort.segments[cohort.segments["text"].notna()]
+    return [
+        Item(position[document], int(segment), int(row), text)
+        for row, document, segment, text in zip(
+            rows.index, rows["document_id"], rows["segment"], rows["text"], strict=True
+        )
+    ]
+
+
+def _audio_items(cohort: Cohort, window: float | None) -> list[Item]:
+    position = {name: number for number, name in enumerate(cohort.document_ids)}
+    rows = cohort.segments[cohort.segments["audio"].notna()]
+    digests = cohort.audio_digests
+    names = list(dict.fromkeys(rows["audio"]))
+    with ThreadPoolExecutor(4) as pool:
+        lengths = dict(zip(names, pool.map(lambda name: _length(cohort.folder / name, window), names), strict=True))
+    return [
+        Item(position[document], int(segment), int(row), Stretch(path, start, end, digests[path]))
+        for row, document, segment, path, first, last in zip(
+            rows.index, rows["document_id"], rows["segment"], rows["audio"], rows["start"], rows["end"], strict=True
+        )
+        for start, end in _stretches(first, last, lengths[path], window)
+    ]
+
+
+def _length(path: Path, window: float | None) -> float | None:
+    """Seconds, where windows need them; None for a file that can't be read, which encoding will tell."""
+    try:
+        return duration(path) if window is not None else None
+    except CohortError:
+        return None
+
+
+def _stretches(
+    first: float, last: float, length: float | None, window: float | None
+) -> list[tuple[float, float | None]]:
+    """The stretches of one row, NaN meaning the file's beginning or end."""
+    start, end = (0.0 if math.isnan(first) else float(first)), (None if math.isnan(last) else float(last))
+    if window is None or length is None:
+        return [(start, end)]
+    stop = length if end is None else min(end, length)
+    cut = windows(start, stop, window)
+    if len(cut) == 1:  # as written: the same key, and the same samples, with and without windows
+        return [(start, end)]
+    return [(begin, finish) for begin, finish in cut]
+
+
+# --- encode ----------------------------------------------------------------------------------------------------------
+
+
+def encode_shard(shard: Shard, encoder: Encoder, folder: Path) -> Encoded:
+    """Encode one shard. Depends on its arguments and the cohort's files alone.
+
+    Args:
+        shard: what to encode.
+        encoder: for the shard's modality.
+        folder: the cohort's folder.
+
+    Returns:
+        One row per item that could be read, in order, and why the others could not.
+    """
+    failures: dict[int, str] = {}
+    parts = [np.empty((0, encoder.dim), np.float32)]
+    for group in _contents(shard, folder, failures):
+        values = encoder.encode(group)
+        if values.shape != (len(group), encoder.dim) or not np.isfinite(values).all():
+            what = f"encoder {encoder.description.get('name')!r}"
+            raise EncoderError(f"{what}: gave {list(values.shape)} for {len(group)} segments, or values not finite")
+        parts.append(values)
+    return Encoded(np.concatenate(parts), failures)
+
+
+def _contents(shard: Shard, folder: Path, failures: dict[int, str]) -> Iterator[list[Any]]:
+    """Texts at once; waveforms in groups that fit into memory. Fills `failures`."""
+    if shard.modality == "text":
+        yield [item.content for item in shard.items]
+        return
+    group: list[npt.NDArray[np.float32]] = []
+    for position, item in enumerate(shard.items):
+        assert isinstance(item.content, Stretch)
+        path = folder / item.content.path
+        try:
+            group.append(read_stretch(path, item.content.start, item.content.end))
+        except CohortError as error:
+            failures[position] = str(error).removeprefix(f"{path}: ")
+        if sum(map(len, group)) > _SECONDS_AT_ONCE * SAMPLE_RATE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+# --- finished shards on disk -----------------------------------------------------------------------------------------
+
+
+def save(folder: Path, key: str, encoded: Encoded) -> None:
+    """Write a shard beside, then rename: a file with this name is always whole. The .json comes last and counts."""
+    for name, write in (
+        (f"{key}.npy", lambda path: np.save(path, encoded.values, allow_pickle=False)),
+        (f"{key}.json", lambda path: path.write_text(json.dumps(dict(encoded.failures)), encoding="utf-8")),
+    ):
+        new = folder / f"new-{name}"
+        write(new)
+        with new.open("rb+") as file:
+            os.fsync(file.fileno())
+        new.replace(folder / name)
+
+
+def saved(folder: Path, key: str, shard: Shard, dim: int) -> Encoded | None:
+    """A finished shard, or None where there is none or it is damaged."""
+    try:
+        failures = {
+            int(place): str(why) for place, why in json.loads((folder / f"{key}.json").read_text("utf-8")).items()
+        }
+        rows = len(shard.items) - len(failures)
+        values = np.load(folder / f"{key}.npy", mmap_mode="r" if rows else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError, AttributeError):
+        return None
+    fits = values.shape == (rows, dim) and values.dtype == np.float32
+    return Encoded(values, failures) if fits else None

@@ -1,0 +1,251 @@
+"""How a feature store gets onto the disk: checked, flushed, and renamed into place whole.
+
+The format is told in `hilbert.features`. Everything here writes into a fresh folder beside the store; `commit` adds
+the manifest and swaps the folder in, so that a crash leaves the old store or the new one, and never half of either.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hilbert import __version__
+from hilbert.errors import StoreError
+
+FORMAT, VERSION = "hilbert-features", 1
+MANIFEST, DOCUMENTS = "manifest.json", "documents.csv"
+# Columns of documents.csv that would carry transcripts or names of recordings into the store.
+PRIVATE_COLUMNS = frozenset({"audio", "text", "transcript", "transcripts", "path", "file", "filename"})
+
+Array = npt.NDArray[Any]
+Dtype = Literal["float32", "float16"]
+
+
+def files_of(modality: str) -> tuple[str, str, str]:
+    """Names of a modality's files: values, offsets, segment numbers."""
+    return f"{modality}.npy", f"{modality}_offsets.npy", f"{modality}_segments.npy"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encoder_description(encoder: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """What the manifest says of an encoder that may be no more than a name."""
+    return dict(encoder) if isinstance(encoder, Mapping) else {"name": encoder}
+
+
+def clean_documents(documents: pd.DataFrame) -> pd.DataFrame:
+    """The columns that may stand in a store, checked to survive being written and read."""
+    columns = [str(column) for column in documents.columns]
+    if "document_id" not in columns or documents.empty:
+        raise StoreError("documents: needs a column 'document_id' and at least one row")
+    names = [str(name).strip() if not pd.isna(name) else "" for name in documents["document_id"]]
+    if "" in names:
+        raise StoreError(f"documents: row {names.index('') + 1} has no document_id")
+    if len(set(names)) < len(names) or len(set(columns)) < len(columns):
+        twice = next(name for name in [*names, *columns] if names.count(name) > 1 or columns.count(name) > 1)
+        raise StoreError(f"documents: {twice!r} appears twice; every document and column needs a name of its own")
+    return documents.loc[:, [column.lower() not in PRIVATE_COLUMNS for column in columns]].assign(document_id=names)
+
+
+def write_modality(
+    folder: Path,
+    modality: str,
+    arrays: Sequence[Array],
+    numbers: Sequence[Sequence[int] | Array] | None,
+    names: Sequence[str],
+    dtype: Dtype,
+) -> dict[str, Any]:
+    """Write one modality's three files, one document at a time; its entry for the manifest, without the encoder."""
+    if dtype not in ("float32", "float16"):
+        raise StoreError(f"dtype {dtype!r}: a feature store holds float32 or float16")
+    dim = _common_dim(modality, arrays, names)
+    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int64)
+    values_file, offsets_file, segments_file = (folder / file for file in files_of(modality))
+    with values_file.open("wb") as file:
+        header = {
+            "descr": np.dtype(dtype).newbyteorder("<").str,
+            "fortran_order": False,
+            "shape": (int(offsets[-1]), dim),
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+        for name, array in zip(names, arrays, strict=True):
+            file.write(_as_stored(array, dtype, f"{modality} of document {name!r}").tobytes())
+    np.save(offsets_file, offsets, allow_pickle=False)
+    np.save(segments_file, _segment_numbers(modality, numbers, arrays, names), allow_pickle=False)
+    return {"dim": dim, "dtype": dtype, "segments": int(offsets[-1])}
+
+
+def _common_dim(modality: str, arrays: Sequence[Array], names: Sequence[str]) -> int:
+    if len(arrays) != len(names):
+        raise StoreError(
+            f"{modality}: {len(arrays)} arrays for {len(names)} documents; give one [S_i, D] array for each"
+        )
+    dims = dict[int, str]()
+    for name, array in zip(names, arrays, strict=True):
+        if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "fiu":
+            shape = f"{array.dtype} {list(array.shape)}"
+            raise StoreError(f"{modality} of document {name!r}: {shape}; an array of numbers [S_i, D] is needed")
+        dims.setdefault(int(array.shape[1]), name)
+    if len(dims) > 1:
+        told = ", ".join(f"{dim} in {name!r}" for dim, name in list(dims.items())[:3])
+        raise StoreError(f"{modality}: the number of features differs between documents ({told}); all need the same")
+    return next(iter(dims))
+
+
+def _as_stored(array: Array, dtype: Dtype, what: str) -> Array:
+    if not np.isfinite(array).all():
+        raise StoreError(f"{what}: holds values that are not finite numbers; mend the features before storing them")
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<"))
+    if not np.isfinite(stored).all():
+        largest = float(np.abs(array).max())
+        raise StoreError(f"{what}: {largest:g} does not fit into {dtype}; store these features as float32")
+    return stored
+
+
+def _segment_numbers(
+    modality: str, numbers: Sequence[Sequence[int] | Array] | None, arrays: Sequence[Array], names: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    given: Iterable[Sequence[int] | Array] = numbers if numbers is not None else (range(len(array)) for array in arrays)
+    flat = [np.asarray(one, dtype=np.int64).reshape(-1) for one in given]
+    if len(flat) != len(arrays):
+        raise StoreError(f"{modality}: segment numbers for {len(flat)} of {len(arrays)} documents")
+    for name, one, array in zip(names, flat, arrays, strict=True):
+        if len(one) != len(array):
+            raise StoreError(f"{modality} of document {name!r}: {len(one)} segment numbers for {len(array)} segments")
+    return np.concatenate(flat)
+
+
+def check_covered(folder: Path, modalities: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse documents without a single segment in any modality."""
+    if not modalities:
+        raise StoreError("nothing to store: give audio, text or both")
+    lengths = [np.diff(np.load(folder / files_of(name)[1], allow_pickle=False)) for name in modalities]
+    bare = [name for name, total in zip(names, np.sum(lengths, axis=0), strict=True) if total == 0]
+    if bare:
+        raise StoreError(
+            f"{len(bare)} document(s) with neither audio nor text features: {', '.join(bare[:10])}; leave them out"
+        )
+
+
+@contextlib.contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A fresh folder beside `folder`, gone at the end unless it was renamed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
+    new.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a store is as readable as any other folder
+    try:
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the file system knows no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a place that holds something other than a store: it is never ours to replace."""
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: is a file; name a folder for the feature store")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise StoreError(f"{folder}: holds other files and is not a feature store; name another folder")
+
+
+def commit(
+    new: Path,
+    folder: Path,
+    modalities: Mapping[str, Any],
+    *,
+    cohort: Mapping[str, Any] | None,
+    extraction: Mapping[str, Any] | None,
+    overwrite: bool,
+) -> None:
+    """Complete the store in `new` with its manifest and put it at `folder`, unless other contents lie there."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": digest(path)}
+        for path in sorted(new.iterdir())
+        if path.name != MANIFEST
+    }
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created_with": {"hilbert": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        "cohort": dict(cohort or {}),
+        "extraction": dict(extraction or {}),
+        "modalities": modalities,
+        "files": files,
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (new / MANIFEST).write_text(text, encoding="utf-8", newline="")
+    if (folder / MANIFEST).is_file() and not overwrite:
+        if _same_contents(folder, manifest):
+            return
+        raise StoreError(
+            f"{folder}: a store with other contents lies there; name another folder, or overwrite it on purpose "
+            "(--overwrite, or overwrite=True)"
+        )
+    for path in new.iterdir():
+        _sync(path)
+    _sync(new)
+    _swap(new, folder)
+
+
+def _same_contents(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """The store that lies there says the same of itself, whichever versions wrote it."""
+    try:
+        there = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return all(there[key] == manifest[key] for key in manifest if key != "created_with")
+    except (ValueError, TypeError, KeyError, OSError):
+        return False
+
+
+def _sync(path: Path) -> None:
+    """Flush to the disk, so that a power cut can't leave a store that names contents it lacks."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`. What lay there is moved away first, and put back should the second rename fail."""
+    if not folder.exists():
+        new.rename(folder)
+    else:
+        old = new.with_suffix(".old")
+        folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    _sync(folder.parent)

@@ -1,0 +1,120 @@
+"""A study's own folder: what is finished lies here as soon as it is done, whatever happens afterwards.
+
+study.json           what the study was begun with: a changed one is refused
+proposals.journal    Optuna's journal
+jobs/<identity>.json        record of a fold job; written beside, then renamed
+jobs/<identity>.failed.json the record of its last failure
+id_key               key of the hashes that replace document ids
+lock                 held by the sweep that runs
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hilbert.errors import StudyError
+from tune.job import JobRecord
+
+
+class Archive:
+    """The folder of one study; made where it is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            (folder / "jobs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"storage: {folder}: can't be written ({error.strerror}); name another folder") from None
+
+    @property
+    def journal(self) -> Path:
+        """Where the search keeps its proposals."""
+        return self.folder / "proposals.journal"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second sweep out; a process that ends in any way lets go.
+
+        Raises:
+            StudyError: another process holds the study.
+        """
+        lock = FileLock(self.folder / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StudyError(f"{self.folder}: another sweep of this study is running; wait for it or stop it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, description: Mapping[str, Any]) -> None:
+        """Notes what the study is, or compares it with what it was begun with.
+
+        Raises:
+            StudyError: it has changed; the message says in what.
+        """
+        path = self.folder / "study.json"
+        content: dict[str, Any] = json.loads(json.dumps(description))
+        if not path.exists():
+            _write(path, json.dumps(content, indent=2).encode())
+            return
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changes = _differences(before, content)
+        if changes:
+            raise StudyError(
+                f"{path}: the study was begun with something else: {'; '.join(changes[:5])}. "
+                "Results of the two can't be compared: give the new one another name (study: ...), or change it back"
+            )
+
+    def id_key(self) -> bytes:
+        """The key of the hashes that replace document ids: made once, kept here, never recorded."""
+        path = self.folder / "id_key"
+        if not path.exists():
+            _write(path, secrets.token_bytes(32))
+            path.chmod(0o600)
+        return path.read_bytes()
+
+    def save(self, record: JobRecord) -> None:
+        """Keeps a record."""
+        ending = "failed.json" if record.error else "json"
+        _write(self.folder / "jobs" / f"{record.identity}.{ending}", record.to_json())
+
+    def load(self, identity: str, *, failed: bool = False) -> JobRecord | None:
+        """The record of a fold job that is done; with `failed` also of one that failed; None where there is none."""
+        for ending in ("json", "failed.json") if failed else ("json",):
+            path = self.folder / "jobs" / f"{identity}.{ending}"
+            if path.exists():
+                return JobRecord.from_json(path.read_bytes())
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes beside, syncs, renames: a reader finds the whole file or none."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two descriptions, by dotted names."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            change
+            for key in sorted(before.keys() | now.keys())
+            for change in _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if before == now else [f"{name} was {_shown(before)}, now {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is None else json.dumps(value)

@@ -1,0 +1,105 @@
+"""`hilbert compare`: the configurations of a study, ranked, as a table for people and as CSV for programs."""
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from tune.progress import duration, with_error
+from tune.selection import MEAN_AUC, rank
+from tune.tracking import ReadStudy
+
+FEATURES = "params.features"
+
+
+def ranking(study: ReadStudy) -> pd.DataFrame:
+    """One row a configuration, best first: rank, trial, status, metrics by their MLflow names, `params.<name>`.
+
+    Only complete configurations have a rank.
+    """
+    ranked = rank(study.trials, study.objective)
+    metrics = ["cv/auc_mean", "cv/auc_se", "cv/folds_done"]
+    for task in study.tasks:
+        metrics += [f"{task}/auc_{part}" for part in ("mean", "se", "pooled", "folds")]
+    metrics.append("cost/seconds")
+    parameters = sorted(name for name in ranked.columns if name.startswith("params."))
+    frame = ranked.reindex(columns=["trial", "status", *metrics, *parameters, "failed_folds", "run"])
+    for name in ("cv/folds_done", *(f"{task}/auc_folds" for task in study.tasks)):
+        frame[name] = frame[name].astype("Int64")
+    complete = ranked["status"].eq("FINISHED")
+    frame.insert(0, "rank", complete.cumsum().where(complete).astype("Int64"))
+    return frame
+
+
+def show(study: ReadStudy, console: Console) -> None:
+    """Prints the ranking; with several feature stores also the best of each."""
+    frame = ranking(study)
+    parameters = [name for name in frame.columns if name.startswith("params.")]
+    table = Table(title=f"{study.name}: by {study.objective}", title_justify="left")
+    for column in ("rank", "trial", "mean AUC ± se", "folds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for task in study.tasks:
+        table.add_column(f"{task}\nmean ± se (folds)", justify="right", no_wrap=True)
+        table.add_column("\npooled", justify="right", no_wrap=True)
+    table.add_column("time", justify="right")
+    table.add_column("parameters", overflow="fold")
+    for _, row in frame.iterrows():
+        table.add_row(*_cells(row, study, parameters))
+    console.print(table)
+    _groups(frame, study, console)
+    _failures(frame, console)
+
+
+def _cells(row: pd.Series, study: ReadStudy, parameters: list[str]) -> list[str]:
+    cells = [
+        str(row["rank"]) if pd.notna(row["rank"]) else row["status"].lower(),
+        f"t{row['trial']:03d}",
+        with_error(_known(row["cv/auc_mean"]), _known(row["cv/auc_se"])),
+        _text(row["cv/folds_done"]),
+    ]
+    for task in study.tasks:
+        mean = with_error(_known(row[f"{task}/auc_mean"]), _known(row[f"{task}/auc_se"]))
+        pooled = _known(row[f"{task}/auc_pooled"])
+        cells += [f"{mean} ({_text(row[f'{task}/auc_folds'])})", "undefined" if pooled is None else f"{pooled:.4f}"]
+    seconds = _known(row["cost/seconds"])
+    values = "  ".join(f"{name.removeprefix('params.')} {_parameter(row[name])}" for name in parameters)
+    return [*cells, "" if seconds is None else duration(seconds), values]
+
+
+def _groups(frame: pd.DataFrame, study: ReadStudy, console: Console) -> None:
+    """The best configuration on each feature store."""
+    if FEATURES not in frame or frame[FEATURES].nunique() < 2:
+        return
+    column = "cv/auc_mean" if study.objective == MEAN_AUC else f"{study.objective}/auc_mean"
+    table = Table(title="by features", title_justify="left")
+    for name in ("features", "configurations", "best trial", f"best {column}", f"mean {column}"):
+        table.add_column(name, justify="right")
+    complete = frame[frame["rank"].notna()]
+    for features, group in sorted(complete.groupby(FEATURES), key=lambda pair: pair[1]["rank"].min()):
+        best = group.iloc[0]
+        values = (f"{best[column]:.4f}", f"{group[column].mean():.4f}")
+        table.add_row(str(features), str(len(group)), f"t{best['trial']:03d}", *values)
+    console.print(table)
+
+
+def _failures(frame: pd.DataFrame, console: Console) -> None:
+    for _, row in frame[frame["failed_folds"].fillna("").ne("")].iterrows():
+        console.print(
+            f"t{row['trial']:03d} is not ranked: folds {row['failed_folds']} failed (see their error.txt in MLflow)",
+            style="red",
+        )
+
+
+def _known(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _text(value: str | int | float) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
+def _parameter(value: str) -> str:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return _text(value)
+    return f"{number:.4g}"

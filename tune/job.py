@@ -1,0 +1,161 @@
+"""A fold job: one configuration trained on one fold. What a worker runs, and what it sends back.
+
+The identity of a fold job is a hash of all that its result depends on, so that a finished one is never run again.
+"""
+
+import hashlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from hilbert import __version__
+from hilbert.config import FitConfig
+from hilbert.features import FeatureStore
+from hilbert.folds import Fold
+from hilbert.training import FoldResult, fit
+
+RESULTS_VERSION = 1
+"""Part of every fold job's identity: raised when a change of the model or of training changes results."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What all fold jobs of a study share; sent to every worker once.
+
+    Attributes:
+        stores: absolute folder of each feature store by its name in the study file.
+        fingerprints: what is in these stores.
+        folds: all folds.
+        splits: hash of the folds.
+    """
+
+    stores: Mapping[str, str]
+    fingerprints: Mapping[str, str]
+    folds: Sequence[Fold]
+    splits: str
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """One configuration on one fold.
+
+    Attributes:
+        trial: number of the trial.
+        fold: number of the fold.
+        config: the configuration.
+        store: name of its feature store.
+        identity: hash of all that the result depends on.
+    """
+
+    trial: int
+    fold: int
+    config: FitConfig
+    store: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A finished fold job, as it is kept on disk: JSON, no pickle.
+
+    Attributes:
+        identity: which fold job.
+        fold: number of the fold.
+        started: when, in seconds since 1970.
+        seconds: wall-clock time.
+        error: traceback of a job that failed, empty for one that is done.
+        best_epoch: epoch whose weights were kept, from 1.
+        epochs: each measure of the epochs, as a list.
+        document_ids: held-out documents.
+        labels: for each task a label per document, None where it is missing.
+        scores: for each task a list of scores per document.
+        auc: for each task the AUC of this fold, None where it is undefined.
+    """
+
+    identity: str
+    fold: int
+    started: float
+    seconds: float
+    error: str = ""
+    best_epoch: int = 0
+    epochs: dict[str, list[float | None]] = field(default_factory=dict)
+    document_ids: list[str] = field(default_factory=list)
+    labels: dict[str, list[float | None]] = field(default_factory=dict)
+    scores: dict[str, list[list[float]]] = field(default_factory=dict)
+    auc: dict[str, float | None] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """As JSON; every number comes back exactly."""
+        return json.dumps(asdict(self), allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "JobRecord":
+        """The inverse of `to_json`."""
+        return cls(**json.loads(content))
+
+
+def job_identity(config: FitConfig, fold: int, *, fingerprint: str, splits: str) -> str:
+    """Hash of (features and labels, splits, configuration with its seed, fold, version of the results)."""
+    content = [fingerprint, splits, config.model_dump(mode="json"), fold, RESULTS_VERSION]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def run_job(job: FoldJob, data: StudyData) -> JobRecord:
+    """Runs a fold job in this process. A job that raises gives a record of its traceback."""
+    started = time.time()
+    try:
+        store = open_store(data.stores[job.store], data.fingerprints[job.store])
+        return record(job.identity, fit(job.config, store, data.folds[job.fold]), started)
+    except Exception:
+        return failed(job, traceback.format_exc(), started)
+
+
+def failed(job: FoldJob, error: str, started: float) -> JobRecord:
+    """The record of a job that did not end well."""
+    return JobRecord(identity=job.identity, fold=job.fold, started=started, seconds=time.time() - started, error=error)
+
+
+def record(identity: str, result: FoldResult, started: float) -> JobRecord:
+    """The record of a job that is done."""
+    names = list(dict.fromkeys(name for epoch in result.epochs for name in epoch))
+    return JobRecord(
+        identity=identity,
+        fold=result.fold,
+        started=started,
+        seconds=result.seconds,
+        best_epoch=result.best_epoch,
+        epochs={name: [epoch.get(name) for epoch in result.epochs] for name in names},
+        document_ids=result.document_ids,
+        labels={
+            task: [None if value != value else value for value in values.tolist()]  # NaN differs from itself
+            for task, values in result.labels.items()
+        },
+        scores={task: values.tolist() for task, values in result.scores.items()},
+        auc=result.auc,
+    )
+
+
+@lru_cache(maxsize=8)
+def open_store(folder: str, fingerprint: str) -> FeatureStore:
+    """Opens a feature store once a process; its arrays are memory-mapped, hence in memory once a node.
+
+    Raises:
+        StoreError: the store is not the one that the study began with.
+    """
+    store = FeatureStore.open(folder)
+    if store.fingerprint != fingerprint:
+        raise RuntimeError(f"{folder}: the feature store changed while the study ran")
+    return store
+
+
+def prepare_worker() -> dict[str, Any]:
+    """Sets a worker process up: one thread, so that jobs beside each other neither slow nor change one another."""
+    torch.set_num_threads(1)
+    return {"pid": os.getpid(), "hilbert": __version__, "torch": torch.__version__}

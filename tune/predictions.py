@@ -1,0 +1,39 @@
+"""Held-out predictions as a table: what the prediction artifacts hold."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from hilbert.config import TaskConfig
+from tune.job import JobRecord
+
+
+def hashed(document: str, key: bytes) -> str:
+    """A document's id as a keyed hash, 16 hexadecimal digits: the same within a study, without a way back."""
+    return hmac.new(key, document.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def predictions(
+    records: Sequence[JobRecord], tasks: Mapping[str, TaskConfig], *, id_key: bytes | None = None
+) -> pd.DataFrame:
+    """One row a held-out document, fold, task and class.
+
+    Columns: `document_id`, `fold`, `task`, `label` (class or number as text; missing where unlabelled), `class` (that
+    the score is of; empty for regression), `score` (probability, or number in the label's units).
+
+    Args:
+        records: fold jobs that are done.
+        tasks: the tasks with their classes.
+        id_key: replaces the document ids by hashes with this key.
+    """
+    rows = []
+    for record in records:
+        names = [hashed(document, id_key) if id_key else document for document in record.document_ids]
+        for task, spec in tasks.items():
+            classes = spec.classes or ("",)
+            for name, label, scores in zip(names, record.labels[task], record.scores[task], strict=True):
+                shown = None if label is None else spec.classes[int(label)] if spec.classes else f"{label:g}"
+                rows += [(name, record.fold, task, shown, c, s) for c, s in zip(classes, scores, strict=True)]
+    return pd.DataFrame(rows, columns=["document_id", "fold", "task", "label", "class", "score"])

@@ -1,0 +1,57 @@
+"""`hilbert fit`: one configuration on one fold, in this process, without Ray and without MLflow."""
+
+import time
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hilbert.config import TaskConfig
+from hilbert.errors import StudyError
+from hilbert.training import EpochReport, FoldResult, fit
+from tune.job import open_store, prepare_worker, record
+from tune.predictions import predictions
+from tune.space import Study
+from tune.sweep import make_plan
+
+
+def fit_fold(study: Study, number: int, *, output: Path | None, console: Console) -> int:
+    """Trains the study file's own values on fold `number`; prints a line for each task to stdout.
+
+    Raises:
+        InputError: there is no such fold, or the study doesn't fit its data.
+    """
+    plan = make_plan(study)
+    if not 0 <= number < len(plan.data.folds):
+        raise StudyError(f"--fold {number}: the study has folds 0 to {len(plan.data.folds) - 1}")
+    fold, name = plan.data.folds[number], study.store({})
+    config = study.configuration({})
+    prepare_worker()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("epochs", total=config.train.epochs)
+
+        def report(epoch: EpochReport) -> None:
+            inner = epoch.get("inner_loss", float("nan"))
+            words = f"epochs, loss {epoch['train_total']:.3f}, inner {inner:.3f}"
+            bar.update(task, completed=int(epoch["epoch"]), description=words)
+
+        store = open_store(plan.data.stores[name], plan.data.fingerprints[name])
+        result = fit(config, store, fold, report=report)
+    sizes = f"{len(fold.train)} train, {len(fold.inner)} inner validation, {len(fold.held_out)} held-out documents"
+    console.print(f"fold {number}: {sizes}; epoch {result.best_epoch} of {len(result.epochs)}, {result.seconds:.1f} s")
+    print("task,auc,labelled_held_out")
+    for task_name, value in result.auc.items():
+        labelled = int((~pd.isna(result.labels[task_name])).sum())
+        print(f"{task_name},{'' if value is None else f'{value:.4f}'},{labelled}")
+    if output is not None:
+        _save(result, plan.task_configs(), output)
+        console.print(f"model, predictions and epochs: {output}")
+    return 0
+
+
+def _save(result: FoldResult, tasks: dict[str, TaskConfig], output: Path) -> None:
+    result.model.save_pretrained(output)
+    predictions([record("", result, time.time())], tasks).to_csv(output / "predictions.csv", index=False)
+    pd.DataFrame(result.epochs).to_csv(output / "epochs.csv", index=False)

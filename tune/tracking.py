@@ -1,0 +1,345 @@
+"""The record of a study in MLflow: experiment = study, parent run = trial, child run = fold job.
+
+One recorder, in a thread of the driver, writes everything: a fold job in one batch, when it is done. Workers never
+talk to MLflow. What is recorded already, by an earlier process, is recognised by its tags and not written again.
+
+No transcript, no audio path and no document id is recorded, but for the ids in the prediction artifacts; these can be
+replaced by keyed hashes.
+"""
+
+import json
+import logging
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from hilbert.config import TaskConfig
+from hilbert.errors import InputError
+from tune.job import JobRecord
+from tune.plots import roc_plot
+from tune.predictions import predictions
+from tune.search import Proposal
+from tune.selection import Summary
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+MOST_METRICS = 1000  # in one batch: MLflow's own limit
+TRIAL, FOLD = "trial", "fold"
+
+
+def tracking_uri(given: str | None = None, study: str | None = None) -> str:
+    """Where to record: the command line, then MLFLOW_TRACKING_URI, then the study file, then mlflow.db here.
+
+    A sqlite path is made absolute, for processes with another working folder.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or study or DEFAULT_URI
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
+        return prefix + str(Path(uri.removeprefix(prefix)).absolute())
+    return uri
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of the tracking server or store at `uri`. Imports MLflow, which takes seconds."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise InputError(f"MLflow at {uri} can't be used: {_first_line(error)}; see --tracking-uri") from None
+    return client
+
+
+@dataclass(frozen=True)
+class RecordedStudy:
+    """What the recorder has to know of a study.
+
+    Attributes:
+        name: the study, hence the experiment.
+        tasks: the tasks with their classes.
+        splits: hash of the folds.
+        objective: what the search maximises.
+        id_key: key of the hashes that replace document ids; None leaves the ids.
+    """
+
+    name: str
+    tasks: Mapping[str, TaskConfig]
+    splits: str
+    objective: str
+    id_key: bytes | None = None
+
+
+class Recorder:
+    """Writes trials and fold jobs to MLflow, in a thread of its own, in the order in which they are given.
+
+    A failure to write doesn't stop the sweep: it is kept in `errors`, and the next run of the same study writes what
+    is missing.
+    """
+
+    def __init__(self, study: RecordedStudy, client: "MlflowClient") -> None:
+        self.study, self.client = study, client
+        self.errors: list[str] = []
+        self.experiment = self._experiment()
+        self._parents: dict[str, str] = {}  # run of each trial
+        self._done: set[tuple[str, str]] = set()  # trial and fold of the fold jobs recorded
+        self._taken_up: set[str] = set()  # trials whose run this process has made or continued
+        self.finished: set[str] = set()  # trials recorded whole
+        self._read()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
+        self._thread.start()
+
+    def fold(self, proposal: Proposal, record: JobRecord) -> None:
+        """Records a fold job, unless it is recorded already."""
+        self._queue.put(lambda: self._write_fold(proposal, record))
+
+    def trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary) -> None:
+        """Records a trial whose folds are all in."""
+        self._queue.put(lambda: self._write_trial(proposal, list(records), summary))
+
+    def close(self) -> None:
+        """Writes all that is waiting, and marks unfinished trials as stopped."""
+        self._queue.put(None)
+        self._thread.join()
+        for key, run in self._parents.items():
+            if key not in self.finished:
+                self._guard(lambda run=run: self.client.set_terminated(run, "KILLED"))  # type: ignore[misc]
+
+    # ---- in the thread -----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (task := self._queue.get()) is not None:
+            self._guard(task)
+
+    def _guard(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except Exception as error:
+            if not self.errors:
+                logger.warning("MLflow: a record could not be written (%s); training goes on", _first_line(error))
+            self.errors.append(_first_line(error))
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.study.name)
+        if found is None:
+            tags = {"hilbert.objective": self.study.objective, "hilbert.tasks": json.dumps(list(self.study.tasks))}
+            return str(self.client.create_experiment(self.study.name, tags=tags))
+        if found.lifecycle_stage != "active":
+            raise InputError(
+                f"study {self.study.name!r}: its MLflow experiment was deleted; restore it with"
+                f" 'mlflow experiments restore -x {found.experiment_id}', or give the study another name"
+            )
+        return str(found.experiment_id)
+
+    def _read(self) -> None:
+        """Finds what an earlier process recorded; a fold job whose record it did not finish is deleted."""
+        for run in search_runs(self.client, self.experiment, "tags.`hilbert.level` = 'trial'"):
+            key = _key(run.data.tags)
+            self._parents[key] = run.info.run_id
+            if run.info.status in {"FINISHED", "FAILED"}:
+                self.finished.add(key)
+        names = {run_id: key for key, run_id in self._parents.items()}
+        for run in search_runs(self.client, self.experiment, "tags.`hilbert.level` = 'fold'"):
+            parent = names.get(run.data.tags.get("mlflow.parentRunId", ""))
+            if run.info.status in {"FINISHED", "FAILED"} and parent:
+                self._done.add((parent, run.data.tags["hilbert.fold"]))
+            else:
+                self.client.delete_run(run.info.run_id)
+
+    def _parent(self, proposal: Proposal) -> str:
+        """The trial's run, made or taken up again when this process first needs it."""
+        key = proposal_key(proposal)
+        if key not in self._parents:
+            name = f"t{proposal.number:03d} {proposal.configuration[:8]}"
+            run = self._create(name, time.time(), {"hilbert.level": TRIAL, **self._tags(proposal)})
+            self._batch(run, [], {name: str(value) for name, value in proposal.parameters.items()})
+            self._parents[key] = run
+        elif key not in self.finished and key not in self._taken_up:
+            self.client.update_run(self._parents[key], status="RUNNING")
+        self._taken_up.add(key)
+        return self._parents[key]
+
+    def _write_fold(self, proposal: Proposal, record: JobRecord) -> None:
+        parent, key = self._parent(proposal), (proposal_key(proposal), str(record.fold))
+        if key in self._done:
+            return
+        tags = {
+            "hilbert.level": FOLD,
+            "hilbert.fold": str(record.fold),
+            "hilbert.job": record.identity,
+            "mlflow.parentRunId": parent,
+            **self._tags(proposal),
+        }
+        run = self._create(f"t{proposal.number:03d} f{record.fold:02d}", record.started, tags)
+        self._batch(run, _fold_metrics(record), {})
+        with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
+            if record.error:
+                (Path(folder) / "error.txt").write_text(record.error, encoding="utf-8")
+            else:
+                predictions([record], self.study.tasks, id_key=self.study.id_key).to_parquet(
+                    Path(folder) / "predictions.parquet", index=False
+                )
+            self.client.log_artifacts(run, folder)
+        ended = int(1000 * (record.started + record.seconds))
+        self.client.set_terminated(run, "FAILED" if record.error else "FINISHED", end_time=ended)
+        self._done.add(key)
+
+    def _write_trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary) -> None:
+        parent, key = self._parent(proposal), proposal_key(proposal)
+        if key in self.finished:
+            return
+        metrics = [_metric(name, value, 0) for name, value in summary.metrics.items()]
+        metrics += [_metric("fold/auc", value, fold) for fold, value in sorted(summary.folds.items())]
+        self._batch(parent, metrics, {})
+        done = [record for record in records if not record.error]
+        with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
+            self._trial_artifacts(Path(folder), proposal, done)
+            self.client.log_artifacts(parent, folder)
+        if summary.failed:
+            self.client.set_tag(parent, "hilbert.failed_folds", ",".join(map(str, summary.failed)))
+        self.client.set_terminated(parent, "FAILED" if summary.objective is None else "FINISHED")
+        self.finished.add(key)
+
+    def _trial_artifacts(self, folder: Path, proposal: Proposal, done: Sequence[JobRecord]) -> None:
+        content = {"features": proposal.store, **proposal.config.model_dump(mode="json")}
+        (folder / "configuration.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+        if done:
+            predictions(done, self.study.tasks, id_key=self.study.id_key).to_parquet(
+                folder / "predictions.parquet", index=False
+            )
+            for task, spec in self.study.tasks.items():
+                if spec.classes:
+                    roc_plot(done, task, spec.classes, folder / f"roc_{task}.png")
+
+    def _tags(self, proposal: Proposal) -> dict[str, str]:
+        return {
+            "hilbert.trial": str(proposal.number),
+            "hilbert.config": proposal.configuration,
+            "hilbert.splits": self.study.splits[:12],
+            "hilbert.features": proposal.store,
+        }
+
+    def _create(self, name: str, started: float, tags: dict[str, str]) -> str:
+        tags = {"mlflow.runName": name, "mlflow.source.name": "hilbert", "mlflow.source.type": "LOCAL", **tags}
+        run = self.client.create_run(self.experiment, start_time=int(1000 * started), run_name=name, tags=tags)
+        return str(run.info.run_id)
+
+    def _batch(self, run: str, metrics: Sequence[Any], parameters: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, value) for name, value in parameters.items()]
+        for start in range(0, max(len(metrics), 1), MOST_METRICS):
+            part = metrics[start : start + MOST_METRICS]
+            self.client.log_batch(run, metrics=part, params=params if start == 0 else [], synchronous=True)
+
+
+def _metric(name: str, value: float, step: int, *, digits: int | None = 4) -> Any:
+    from mlflow.entities import Metric
+
+    return Metric(name, value if digits is None else round(value, digits), int(1000 * time.time()), step)
+
+
+def _fold_metrics(record: JobRecord) -> list[Any]:
+    """`<task>/auc`, and every epoch's measures as `epoch/<name>` with step = epoch."""
+    found = [_metric(f"{task}/auc", value, 0) for task, value in record.auc.items() if value is not None]
+    found.append(_metric("cost/seconds", record.seconds, 0))
+    if not record.error:
+        found.append(_metric("best_epoch", record.best_epoch, 0))
+    for name, values in record.epochs.items():
+        if name != "epoch":
+            found += [
+                _metric(f"epoch/{name}", value, epoch, digits=None)
+                for epoch, value in enumerate(values, start=1)
+                if value is not None
+            ]
+    return found
+
+
+def proposal_key(proposal: Proposal) -> str:
+    """Identity of a trial within its study."""
+    return f"{proposal.number}:{proposal.configuration}"
+
+
+def _key(tags: Mapping[str, str]) -> str:
+    return f"{tags['hilbert.trial']}:{tags['hilbert.config']}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def search_runs(client: "MlflowClient", experiment: str, condition: str) -> list[Any]:
+    """All runs of an experiment that meet a condition, page by page."""
+    runs: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+@dataclass(frozen=True)
+class ReadStudy:
+    """A study as MLflow has it.
+
+    Attributes:
+        name: the study.
+        objective: what its search maximises.
+        tasks: its tasks.
+        trials: one row a trial: `trial`, `run`, `status`, `failed_folds`, metrics, `params.<name>`.
+    """
+
+    name: str
+    objective: str
+    tasks: Sequence[str]
+    trials: pd.DataFrame
+
+
+def read_study(client: "MlflowClient", study: str) -> ReadStudy:
+    """Reads what is recorded of a study.
+
+    Raises:
+        InputError: there is no such study here; the message names those that are.
+    """
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None or experiment.lifecycle_stage != "active":
+        known = sorted(found.name for found in client.search_experiments() if found.name != "Default")
+        others = f"it holds {', '.join(known)}" if known else "it holds no study"
+        raise InputError(
+            f"no study {study!r} at {client.tracking_uri}: {others}; another place is named by --tracking-uri"
+        )
+    rows = [
+        {
+            "trial": int(run.data.tags["hilbert.trial"]),
+            "run": run.info.run_id,
+            "status": run.info.status,
+            "failed_folds": run.data.tags.get("hilbert.failed_folds", ""),
+            **run.data.metrics,
+            **{f"params.{name}": value for name, value in run.data.params.items()},
+        }
+        for run in search_runs(client, experiment.experiment_id, f"tags.`hilbert.level` = '{TRIAL}'")
+    ]
+    if not rows:
+        raise InputError(f"study {study!r} has no trials yet; 'hilbert sweep' runs them")
+    trials = pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)
+    return ReadStudy(study, experiment.tags["hilbert.objective"], json.loads(experiment.tags["hilbert.tasks"]), trials)
