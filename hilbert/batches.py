@@ -143,15 +143,17 @@ def moments(source: RaggedArray, documents: IntArray, *, chunk: int = 256) -> tu
     vary gets the deviation 1; without any segment the mean is 0 and the deviation 1.
     """
     dims = source.values.shape[1]
-    count, total, square = 0, np.zeros(dims), np.zeros(dims)
-    shift = np.asarray(source.values[0], dtype=np.float64) if len(source.values) else total
+    count, total, square, shift = 0, np.zeros(dims), np.zeros(dims), np.zeros(dims)
     for start in range(0, len(documents), chunk):
         rows, _ = segment_rows(source.offsets, documents[start : start + chunk])
-        part = source.values[rows].astype(np.float64) - shift
+        part = source.values[rows].astype(np.float64)
+        if not count and len(part):
+            shift = part[0].copy()  # near the data, so that squares don't cancel; other documents have no say in it
+        part -= shift
         count, total, square = count + len(part), total + part.sum(0), square + (part**2).sum(0)
     if not count:
         return np.zeros(dims), np.ones(dims)
     mean = total / count
     deviation = np.sqrt(np.maximum(square / count - mean**2, 0))
-    varies = deviation > 1e-6 * np.maximum(1.0, np.abs(mean + shift))
+    varies = deviation > np.maximum(1e-6 * np.abs(mean + shift), np.finfo(np.float32).tiny)
     return mean + shift, np.where(varies, deviation, 1.0)

@@ -111,8 +111,11 @@ class Cohort:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:  # reading its sound will fail too, and tell the segments
+        return f"unreadable: {error.strerror}"
 
 
 def _row_of_fault(fault: str) -> tuple[bool, int]:

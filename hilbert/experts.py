@@ -19,12 +19,17 @@ def gate_probabilities(logits: Tensor, *, top_k: int = 0) -> Tensor:
     """Softmax of the gate's `logits` [N, E], over the `top_k` largest of each row (0: over all).
 
     Shazeer et al. 2017, "Outrageously large neural networks", equations 3 and 5. Computed in float32 at least.
+    A single chosen expert has the weight 1 whatever the logits: so that the gate learns from the task all the same,
+    the gradient is then that of the chosen expert's probability among all (as in Switch, Fedus et al. 2022).
     """
     logits = at_least_float32(logits)
-    if 0 < top_k < logits.shape[1]:
-        kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(top_k, dim=1).indices, True)
-        logits = logits.masked_fill(~kept, -math.inf)
-    return torch.softmax(logits, dim=1)
+    if not 0 < top_k < logits.shape[1]:
+        return torch.softmax(logits, dim=1)
+    kept = torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(top_k, dim=1).indices, True)
+    if top_k == 1:
+        probabilities = torch.softmax(logits, dim=1)
+        return torch.where(kept, 1 + (probabilities - probabilities.detach()), 0)
+    return torch.softmax(logits.masked_fill(~kept, -math.inf), dim=1)
 
 
 class BatchedLinear(nn.Module):

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hilbert.cohort import Cohort, raise_faults
-from hilbert.encoders import Modality, load_encoder
+from hilbert.encoders import Encoder, Modality, load_encoder
 from hilbert.errors import InputError, StoreError
 from hilbert.features import FeatureStore
 from hilbert.shards import Encoded, Features, Item, Shard, Stretch, Work, encode_shard, plan, save, saved
@@ -75,27 +75,26 @@ def extract(
     folder = Path(store_folder).absolute()
     _check_arguments(cohort, audio, text, window, dtype, on_error)
     check_target(folder)
-    names: dict[Modality, str] = {}
-    if audio is not None:
-        names["audio"] = audio
-    if text is not None:
-        names["text"] = text
-    encoders = {
-        modality: load_encoder(name, modality=modality, device=device, batch_size=batch_size)
-        for modality, name in names.items()
-    }
-    work = plan(cohort, encoders, window=window, dtype=dtype)
+    work = plan(cohort, _load_encoders(audio, text, device, batch_size), window=window, dtype=dtype)
     partial = folder.with_name(folder.name + ".partial")
     with _only_one(partial):
         done = _finished(cohort, folder, work, on_error, overwrite)
         if done is None:
             results = _encode_all(cohort, work, partial, on_error, progress)
             done = assemble(cohort, folder, work, results, overwrite=overwrite)
-            del results
         elif progress is not None:
             progress(work.total, work.total)
         shutil.rmtree(partial, ignore_errors=True)
     return done
+
+
+def _load_encoders(audio: str | None, text: str | None, device: str, batch_size: int) -> dict[Modality, Encoder]:
+    names: tuple[tuple[Modality, str | None], ...] = (("audio", audio), ("text", text))
+    return {
+        modality: load_encoder(name, modality=modality, device=device, batch_size=batch_size)
+        for modality, name in names
+        if name is not None
+    }
 
 
 def _check_arguments(
@@ -121,27 +120,26 @@ def _check_arguments(
         raise_faults(f"{cohort.folder}: documents that this extraction would leave without features:", bare)
 
 
-class _only_one:  # noqa: N801  a context manager, used like a function
+@contextlib.contextmanager
+def _only_one(partial: Path) -> Iterator[None]:
     """Hold the work folder for this process alone; the system lets go of it when the process dies."""
-
-    def __init__(self, partial: Path) -> None:
-        self._partial = partial
-        self._lock = filelock.FileLock(partial / "lock", timeout=0)
-
-    def __enter__(self) -> None:
-        self._partial.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise StoreError(
-                f"{self._partial}: another process is extracting to this store; wait for it, or name another folder"
-            ) from None
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(partial / "lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise StoreError(
+            f"{partial}: another process is extracting to this store; wait for it, or name another folder"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{partial}: can't be written ({error.strerror}); name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
         with contextlib.suppress(OSError):
-            (self._partial / "lock").unlink(missing_ok=True)
-            self._partial.rmdir()  # refused, rightly, where finished shards wait
+            (partial / "lock").unlink(missing_ok=True)
+            partial.rmdir()  # refused, rightly, where finished shards wait
 
 
 def _finished(cohort: Cohort, folder: Path, work: Work, on_error: str, overwrite: bool) -> FeatureStore | None:
@@ -150,10 +148,10 @@ def _finished(cohort: Cohort, folder: Path, work: Work, on_error: str, overwrite
         return None
     try:
         store = FeatureStore.open(folder)
-    except StoreError:
+    except StoreError as error:
         if overwrite:
             return None
-        raise
+        raise StoreError(f"{error} (--overwrite replaces it)") from None
     there = store.manifest["extraction"]
     skipped = sum(there.get("skipped", {}).values())
     same = there.get("key") == work.key(cohort.document_ids)

@@ -124,10 +124,13 @@ class FeatureStore:
     @property
     def groups(self) -> list[str]:
         """[N] group of every document; a document without `group_id` is a group of its own."""
-        own = [f"\0{name}" for name in self.document_ids]  # never equal to a group that somebody named
-        if "group_id" not in self.documents.columns:
-            return own
-        return [alone if group is None else group for group, alone in zip(self.documents["group_id"], own, strict=True)]
+        given = self.documents.get("group_id", pd.Series([None] * len(self), dtype=object)).tolist()
+        mark = "alone: "
+        while any(group is not None and group.startswith(mark) for group in given):
+            mark = f"({mark})"  # never equal to a group that somebody named
+        return [
+            f"{mark}{name}" if group is None else group for name, group in zip(self.document_ids, given, strict=True)
+        ]
 
     @property
     def audio_dim(self) -> int:
@@ -196,12 +199,9 @@ class FeatureStore:
             folder: where the store shall lie.
             documents: [N rows] with `document_id`, optionally `group_id`, and labels. Columns named like transcripts
                 or paths (`PRIVATE_COLUMNS`) stay out of the store.
-            audio: N arrays [S_i, D_a], one per document in the same order; S_i may be 0, D_a is the same for all.
-            text: the same for text, with its own S_i and D_t.
-            audio_encoder: where the features come from: a name, or a JSON-able description.
-            text_encoder: the same for text.
-            audio_segments: N sequences of S_i segment numbers; 0, 1, 2, ... by default.
-            text_segments: the same for text.
+            audio, text: N arrays [S_i, D], one per document in the same order; S_i may be 0, D is the same for all.
+            audio_encoder, text_encoder: where the features come from: a name, or a JSON-able description.
+            audio_segments, text_segments: N sequences of S_i segment numbers; 0, 1, 2, ... by default.
             dtype: "float32", or "float16" to halve the size.
             cohort: {"fingerprint": ..., ...} of the cohort the features come from.
             extraction: how they were extracted, for the manifest.

@@ -164,50 +164,39 @@ def mean_and_se(values: Sequence[float | None]) -> MeanAndError:
     )
 
 
-def pool_predictions(
-    held_out: Sequence[NDArray[np.int64]], scores: Sequence[NDArray[np.floating]], documents: int
-) -> Array:
-    """Put the folds' held-out predictions together, one per document.
-
-    A document that was held out in several repeats gets the mean of its predictions; one that never was (its fold
-    failed) gets NaN.
-
-    Args:
-        held_out: the row numbers of each fold's held-out documents.
-        scores: each fold's scores of these documents, [n] or [n, C].
-        documents: N.
-
-    Returns:
-        [N] or [N, C].
-
-    Raises:
-        ValueError: no folds, or a fold's rows and scores differ in number.
-    """
-    if not held_out:
-        raise ValueError("there are no folds to pool")
-    total = np.zeros((documents, *np.shape(scores[0])[1:]))
-    times = np.zeros((documents, *[1] * (total.ndim - 1)))
-    for rows, fold_scores in zip(held_out, scores, strict=True):
-        if len(rows) != len(fold_scores):
-            raise ValueError(f"a fold has {len(rows)} held-out documents and {len(fold_scores)} predictions")
-        total[rows] += fold_scores
-        times[rows] += 1
-    return np.divide(total, times, out=np.full_like(total, np.nan), where=times > 0)
-
-
 def pooled_auc(
-    y: ArrayLike, held_out: Sequence[NDArray[np.int64]], scores: Sequence[NDArray[np.floating]], kind: Kind
+    labels: Sequence[Array], scores: Sequence[Array], kind: Kind, *, repeats: Sequence[int] | None = None
 ) -> float | None:
-    """`auc` of all held-out predictions together; see `pool_predictions` for the arguments.
+    """`auc` of the held-out predictions of all folds together.
 
     It is defined where single folds are too small, but compares scores of different models with each other: where their
-    scales differ it is lower than the mean over folds (Forman and Scholz 2010). Report both. Documents that were never
-    held out are left out.
+    scales differ it is lower than the mean over folds (Forman and Scholz 2010). Report both.
+
+    With repeated cross-validation it is the mean over repeats of each repeat's pooled AUC. A document's predictions are
+    not averaged over repeats: that would score an ensemble of models, which nobody is going to use.
+
+    Args:
+        labels: of each fold's held-out documents, [n].
+        scores: of the same documents, [n] or [n, C].
+        kind: of the task.
+        repeats: which repeat each fold belongs to; one repeat if left out.
+
+    Returns:
+        None where it is undefined in any repeat.
+
+    Raises:
+        ValueError: no folds, or as `auc`.
     """
-    labels = np.asarray(y, dtype=np.float64)
-    pooled = pool_predictions(held_out, scores, len(labels))
-    predicted = np.isin(np.arange(len(labels)), np.concatenate(held_out))
-    return auc(np.where(predicted, labels, np.nan), pooled, kind)
+    of = np.zeros(len(labels), dtype=np.int64) if repeats is None else np.asarray(repeats)
+    if not len(labels) == len(scores) == len(of) > 0:
+        raise ValueError(f"{len(labels)} labels, {len(scores)} scores and {len(of)} repeats: one a fold, at least one")
+    values = []
+    for repeat in np.unique(of):
+        members = np.flatnonzero(of == repeat)
+        y, predicted = (np.concatenate([part[fold] for fold in members]) for part in (labels, scores))
+        values.append(auc(y, predicted, kind))
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if len(defined) == len(values) else None
 
 
 # ---- other metrics of classification ---------------------------------------------------------------------------------

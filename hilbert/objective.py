@@ -6,6 +6,7 @@ Every term keeps its name, so that it can be logged on its own. A term whose wei
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from hilbert.batches import Batch
 from hilbert.class_weights import ClassWeighting
 from hilbert.config import LossConfig, TaskConfig
 from hilbert.model import HilbertOutput
+from hilbert.numeric import at_least_float32
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,13 @@ class Objective(nn.Module):
         """tau, fixed or learned."""
         if self.log_temperature is None:
             return self.config.temperature
-        return self.log_temperature.exp().clamp(LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE)
+        return self.log_temperature.exp()
+
+    def _keep_temperature_in_range(self) -> None:
+        """Moves a temperature that left its range back to the border, where, unlike clamped, it still has a gradient."""
+        if self.log_temperature is not None:
+            with torch.no_grad():
+                self.log_temperature.clamp_(math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE))
 
     def supervised(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         """The tasks' share of L, for logits [N, C] and labels [N] of each task: what inner validation looks at."""
@@ -92,6 +100,7 @@ class Objective(nn.Module):
     def forward(self, output: HilbertOutput, batch: Batch) -> Terms:
         """The terms of `batch`, given the model's `output` for it."""
         config = self.config
+        self._keep_temperature_in_range()
         values = self._tasks(output.logits, batch.labels)
         weights = {f"task_{task}": weight for task, weight in self.task_weights.items()}
         pairs = _pairs(output, batch)
@@ -143,7 +152,7 @@ class Objective(nn.Module):
         return [losses.linear_cka(u, joint, debiased=debiased) for u, joint in enough.values()]
 
     def _load(self, output: HilbertOutput) -> Tensor:
-        gates = [torch.softmax(logits.float(), dim=1) for logits in output.gate_logits.values()]
+        gates = [torch.softmax(at_least_float32(logits), dim=1) for logits in output.gate_logits.values()]
         return torch.stack([losses.load_balance(gate, top_k=self.top_k or None) for gate in gates]).mean()
 
     def _large_enough(self, pairs: Pairs, term: str) -> Pairs:

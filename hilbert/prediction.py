@@ -17,7 +17,7 @@ from hilbert.model import Hilbert
 
 def to_scores(logits: Tensor, task: TaskConfig) -> np.ndarray[Any, np.dtype[np.float64]]:
     """`logits` [N, C] to probabilities [N, C] that sum to 1, or for regression to numbers [N, 1]."""
-    values = logits.detach().double().cpu()
+    values = logits.detach().cpu().double()
     if task.kind == "regression":
         return (values * task.deviation + task.mean).numpy()
     return torch.softmax(values, dim=1).numpy()

@@ -195,6 +195,9 @@ def test_description_tells_weights_apart_and_is_json(load: Load, tmp_path: Path)
 
 def test_loading_is_silent(load: Load, capfd: pytest.CaptureFixture[str]) -> None:
     load("t5")  # holds a decoder that is not wanted
+    load("bert")
+    capfd.readouterr()  # making them to begin with may have said something
+    load("t5")
     load("bert")[0].encode(["one " * 40])
     out, err = capfd.readouterr()
     assert out + err == ""
@@ -340,3 +343,14 @@ def test_wrong_device_and_batch_size(load: Load) -> None:
         load_encoder(f"hf:{folder}", modality="text", device="gpu")
     with pytest.raises(EncoderError, match="at least 1"):
         load("bert", batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["hubert_layer", "whisper", "bert", "t5"])
+def test_half_precision_is_close(load: Load, name: str) -> None:
+    """What runs on CUDA, here on the CPU's own float16."""
+    encoder, _ = load(name)
+    front = encoder._front  # type: ignore[attr-defined]
+    inputs, _ = front.collate(front.cut(waves(8_000)[0] if name in tiny_models.SPEECH else "we call it bear"))
+    half, full = (encoder._states(inputs, half=half) for half in (True, False))  # type: ignore[attr-defined]
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).abs().max() < 3e-2 * full.abs().max()

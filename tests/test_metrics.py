@@ -14,7 +14,6 @@ from hilbert.metrics import (
     brier,
     expected_calibration_error,
     mean_and_se,
-    pool_predictions,
     pooled_auc,
 )
 
@@ -196,29 +195,32 @@ def test_mean_over_the_folds_that_are_defined():
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass"])
-def test_pooling_averages_over_repeats(kind):
+def test_pooled_auc_is_that_of_all_predictions_of_a_repeat(kind):
     y, scores = multiclass(30) if kind == "multiclass" else binary(30)
-    rows = np.random.default_rng(0).permutation(30)
-    held_out = [rows[:10], rows[10:], rows[20:], rows[:20]]
-    folds = [scores[held_out[0]] - 0.2, scores[held_out[1]] + 0.2, scores[held_out[2]] - 0.2, scores[held_out[3]]]
-    pooled = pool_predictions(held_out, folds, 30)
-    expected = np.where(np.isin(np.arange(30), rows[:10]), -0.1, np.where(np.isin(np.arange(30), rows[20:]), 0, 0.1))
-    assert pooled - scores == pytest.approx(
-        np.broadcast_to(expected.reshape(30, *[1] * (scores.ndim - 1)), scores.shape)
-    )
-    assert pooled_auc(y, held_out, folds, kind) == auc(y, pooled, kind)
+    parts = np.split(np.random.default_rng(0).permutation(30), [10, 25])
+    pooled = pooled_auc([y[rows] for rows in parts], [scores[rows] for rows in parts], kind)
+    assert pooled == pytest.approx(auc(y, scores, kind), abs=1e-12)
 
 
-def test_documents_that_were_never_held_out_are_left_out():
-    y, scores = binary(30)
-    held_out = [np.arange(10), np.arange(10, 25)]
-    folds = [scores[rows] for rows in held_out]
-    assert np.isnan(pool_predictions(held_out, folds, 30)).sum() == 5
-    assert pooled_auc(y, held_out, folds, "binary") == auc(y[:25], scores[:25], "binary")
-    with pytest.raises(ValueError, match="10 held-out documents and 9 predictions"):
-        pool_predictions(held_out, [folds[0][1:], folds[1]], 30)
-    with pytest.raises(ValueError, match="no folds"):
-        pool_predictions([], [], 30)
+def test_pooled_auc_of_repeats_is_their_mean_and_not_that_of_an_ensemble():
+    y, first = binary(40, seed=1)
+    _, second = binary(40, seed=2)
+    halves = [np.arange(20), np.arange(20, 40)]
+    labels = [y[rows] for rows in halves] * 2
+    scores = [first[rows] for rows in halves] + [second[rows] for rows in halves]
+    expected = (auc(y, first, "binary") + auc(y, second, "binary")) / 2
+    found = pooled_auc(labels, scores, "binary", repeats=[0, 0, 1, 1])
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found != pytest.approx(auc(y, (first + second) / 2, "binary"), abs=1e-3)
+
+
+def test_pooled_auc_is_undefined_where_a_repeat_is():
+    y, scores = binary(20)
+    assert pooled_auc([y, np.ones(20)], [scores, scores], "binary", repeats=[0, 1]) is None
+    with pytest.raises(ValueError, match="one a fold, at least one"):
+        pooled_auc([], [], "binary")
+    with pytest.raises(ValueError, match="2 labels, 1 scores"):
+        pooled_auc([y, y], [scores], "binary")
 
 
 # ---- other metrics

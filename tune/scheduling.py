@@ -11,6 +11,8 @@ import shutil
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -120,16 +122,27 @@ def _unpack(content: dict[str, Any]) -> FoldJob:
     return FoldJob(**content | {"config": FitConfig.model_validate(content["config"])})
 
 
-def connect_ray(resources: ResourcesConfig) -> None:
-    """Joins the Ray cluster that runs here or that RAY_ADDRESS names; starts a local one if there is none."""
+@contextmanager
+def ray_cluster(resources: ResourcesConfig) -> Iterator[None]:
+    """Joins the Ray cluster that runs here or that RAY_ADDRESS names; starts a local one if there is none.
+
+    What it joined or started it leaves again; a connection that this process had before is used and kept.
+    """
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
+    if ray.is_initialized():
+        yield
+        return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **options)
     except ConnectionError:
         if "RAY_ADDRESS" in os.environ:
-            raise
+            raise StudyError(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']}, and no Ray cluster answers there") from None
         ray.init(address="local", include_dashboard=False, num_cpus=resources.workers, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def slots(resources: ResourcesConfig) -> int:

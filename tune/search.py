@@ -54,7 +54,7 @@ class Search:
         self.optuna = optuna.create_study(
             storage=storage, study_name=study.study, direction="maximize", load_if_exists=True
         )
-        if not self._trials() and len(study.defaults) == len(study.search):
+        if not self._trials() and study.search and len(study.defaults) == len(study.search):
             self.optuna.enqueue_trial(dict(study.defaults))
 
     def proposals(self) -> list[Proposal]:

@@ -4,7 +4,6 @@ Names are those of the MLflow metrics. A fold's undefined AUC is left out of eve
 counted stands beside it; a fold that failed makes the configuration incomplete, never a mean over the others.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hilbert.folds import Fold
-from hilbert.metrics import Kind, auc, mean_and_se
+from hilbert.metrics import Kind, mean_and_se, pooled_auc
 from tune.job import JobRecord
 
 MEAN_AUC = "mean_auc"
@@ -43,8 +42,7 @@ def summarise(
 
     `cv/auc_mean` is the mean over the tasks of `<task>/auc_mean`, the mean over the folds in which the task's AUC is
     defined. `cv/auc_se` is the standard error of the series `fold/auc`. `<task>/auc_pooled` is the AUC of all
-    held-out predictions together; with repeated cross-validation, its mean over the repeats (predictions of several
-    repeats are not averaged: that would score an ensemble).
+    held-out predictions together, see `hilbert.metrics.pooled_auc`.
     """
     done = sorted((record for record in records if not record.error), key=lambda record: record.fold)
     metrics: dict[str, float | None] = {"cv/folds_done": len(done), "cost/seconds": sum(r.seconds for r in records)}
@@ -70,19 +68,12 @@ def summarise(
 
 
 def _pooled(done: Sequence[JobRecord], task: str, kind: Kind, folds: Sequence[Fold]) -> float | None:
-    """AUC of the predictions of all folds of a repeat, averaged over repeats; None unless all folds are done."""
+    """Pooled AUC of a task; None unless all folds are done."""
     if len(done) < len(folds):
         return None
-    repeats: dict[int, list[JobRecord]] = defaultdict(list)
-    for record in done:
-        repeats[folds[record.fold].repeat].append(record)
-    values = []
-    for members in repeats.values():
-        labels = np.concatenate([np.array(record.labels[task], dtype=np.float64) for record in members])
-        scores = np.concatenate([np.array(record.scores[task], dtype=np.float64) for record in members])
-        values.append(auc(labels, scores, kind))
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
+    labels = [np.array(record.labels[task], dtype=np.float64) for record in done]
+    scores = [np.array(record.scores[task], dtype=np.float64) for record in done]
+    return pooled_auc(labels, scores, kind, repeats=[folds[record.fold].repeat for record in done])
 
 
 def undefined_tasks(kinds: Mapping[str, Kind], labels: Mapping[str, np.ndarray], folds: Sequence[Fold]) -> list[str]:

@@ -177,16 +177,16 @@ class Sweep:
     def run(self) -> bool:
         """Runs what is left to do; returns whether that was everything."""
         study, folds = self.plan.study, len(self.plan.data.folds)
-        scheduling.connect_ray(study.resources)
-        workers = scheduling.slots(study.resources)
-        trials = max(study.trials, len(self.search.proposals()))
-        self.progress = SweepProgress(
-            jobs=trials * folds, trials=trials, objective=study.objective, workers=workers, console=self.console
-        )
-        with self.progress:
-            self.ledger.open(self.search.proposals())
-            self.replaying = False
-            scheduling.run_ledger(self.ledger, self.plan.data, study.resources, workers)
+        with scheduling.ray_cluster(study.resources):
+            workers = scheduling.slots(study.resources)
+            trials = max(study.trials, len(self.search.proposals()))
+            self.progress = SweepProgress(
+                jobs=trials * folds, trials=trials, objective=study.objective, workers=workers, console=self.console
+            )
+            with self.progress:
+                self.ledger.open(self.search.proposals())
+                self.replaying = False
+                scheduling.run_ledger(self.ledger, self.plan.data, study.resources, workers)
         return self.ledger.finished
 
     def _propose(self) -> Proposal | None:

@@ -140,8 +140,7 @@ class PretrainedEncoder:
                 f"encoder {self.description['name']!r}: the device's memory does not hold {len(pieces)} segments at "
                 "once; give a smaller --batch-size"
             ) from None
-        lengths = torch.tensor(frames or [states.shape[1]] * len(pieces), device=states.device)
-        lengths = lengths.clamp(1, states.shape[1])
+        lengths = _real_frames(frames, inputs.get("attention_mask"), states)
         pooled = pool(states, lengths, self.description["pooling"])
         if not torch.isfinite(pooled).all():
             raise EncoderError(f"encoder {self.description['name']!r}: the model gives values that are not finite")
@@ -156,6 +155,17 @@ class PretrainedEncoder:
             output = self._model(**inputs, output_hidden_states=layer != last)
         states: torch.Tensor = output.last_hidden_state if layer == last else output.hidden_states[layer]
         return states.float()
+
+
+def _real_frames(frames: list[int] | None, mask: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
+    """[B] frames to pool: as the front counted them, else as the extractor's own mask says, else all."""
+    if frames is not None:
+        lengths = torch.tensor(frames, device=states.device)
+    elif mask is not None and mask.shape == states.shape[:2]:
+        lengths = mask.sum(dim=1)
+    else:
+        lengths = torch.full((len(states),), states.shape[1], device=states.device)
+    return lengths.clamp(1, states.shape[1])
 
 
 def pool(states: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
@@ -308,13 +318,23 @@ def _revision(name: EncoderName, config: Any) -> str | None:
     return f"sha256:{total.hexdigest()}"
 
 
-def _layer(name: EncoderName, wanted: int, layers: int) -> int:
+def _layer_and_dim(name: EncoderName, wanted: int, config: Any) -> dict[str, int]:
+    """The chosen layer, counted from the embeddings = 0, the number of layers, and the width of its states."""
+    layers = getattr(config, "encoder_layers", None) or getattr(config, "num_hidden_layers", None)
+    dim = getattr(config, "hidden_size", None)
+    if not layers or not dim:
+        raise EncoderError(
+            f"encoder {name.written!r}: {config.model_type} is no single stack of layers; name a plain model"
+        )
     if not -layers - 1 <= wanted <= layers:
         raise EncoderError(
             f"encoder {name.written!r}: layer={wanted}, but the model has {layers}; give 0 (embeddings) to {layers}, "
             f"or -1 (last) to {-layers - 1}"
         )
-    return wanted % (layers + 1)
+    layer = wanted % (layers + 1)
+    if layer == layers and getattr(config, "add_adapter", False):
+        dim = config.output_hidden_size
+    return {"dim": int(dim), "layer": layer, "layers": int(layers)}
 
 
 def _check_rate(name: EncoderName, extractor: Any) -> None:
@@ -346,15 +366,12 @@ def load_huggingface(name: EncoderName, modality: Modality, device: str, batch_s
     else:
         front = text_front(reader, model, config, options.tokens, name.written)
         facts = text_facts(front)
-    layers = int(getattr(config, "encoder_layers", None) or config.num_hidden_layers)
     description = {
         "name": name.written,
         "revision": _revision(name, config),
         "modality": modality,
         "model_type": config.model_type,
-        "dim": int(config.hidden_size),
-        "layer": _layer(name, options.layer, layers),
-        "layers": layers,
+        **_layer_and_dim(name, options.layer, config),
         "pooling": options.pooling,
         "precision": "float16" if place.type == "cuda" else "float32",
         **facts,

@@ -25,6 +25,11 @@ _RATE = 16_000
 _SHORTEST = _RATE // 10
 
 
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class OpenSmile:
     """Functionals of one feature set; see `hilbert.encoders.Encoder`."""
 
@@ -40,7 +45,7 @@ class OpenSmile:
     def encode(self, segments: Sequence[Waveform]) -> Features:
         """[n, D] functionals of n waveforms at 16 kHz."""
         # The library lets go of Python's lock while it works, so threads use every core.
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(_cores()) as pool:
             warnings.filterwarnings("ignore", message="Segment too short")
             rows = list(pool.map(self._encode_one, segments))
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
