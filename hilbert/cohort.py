@@ -27,6 +27,7 @@ from hilbert.tables import read_table, table_text
 DOCUMENTS, SEGMENTS = "documents.csv", "segments.csv"
 _SHOWN = 50  # faults printed; all of them are kept in CohortError.faults
 _SLACK = 0.01  # seconds of rounding forgiven at a file's end
+_OVERHANG = 1.0  # seconds that the last segment's end may lie after it, as transcripts often have it
 
 
 def raise_faults(message: str, faults: Sequence[str]) -> NoReturn:
@@ -294,6 +295,8 @@ def _time_faults(start: float, end: float, length: float | str) -> list[str]:
         faults.append(f"end is {end:g}, start {0.0 if math.isnan(start) else start:g}; end must lie after start")
     if isinstance(length, float) and start >= length - _SLACK:
         faults.append(f"start is {start:g}, but the file lasts only {length:.2f} s; start must lie within it")
+    elif isinstance(length, float) and end > length + _OVERHANG:
+        faults.append(f"end is {end:g}, but the file lasts only {length:.2f} s; end must lie within it")
     return faults
 
 

@@ -34,6 +34,8 @@ class ModelConfig(Section):
     """Cross-modal blocks in each direction. 0 leaves the modalities apart until they are pooled together."""
     feed_forward: Positive = 2
     """Hidden width of a block's feed-forward layer, in multiples of `width`."""
+    position: Weight = 0.1
+    """Amplitude of the position signal on the normalised segments; 0 makes a document a set of segments."""
     hops: Positive = 1
     """Attention hops r of every self-attentive pooling."""
     modality_source: Literal["self", "cross"] = "self"
@@ -109,6 +111,9 @@ class TrainConfig(Section):
     """What chooses the best epoch on inner validation: the task losses (lower is better) or the mean AUC (higher)."""
     patience: Count = 8
     """Epochs without a better inner validation before training stops; 0 trains all epochs and keeps the last."""
+    refit: bool = False
+    """Train anew on train and inner validation together, for as many epochs as inner validation chose: twice the time,
+    for small cohorts. With `patience: 0` nothing is chosen, and both parts train from the start."""
     clip_features: Annotated[float, Field(gt=0)] = 5.0
     """Standardised features are clipped here, in standard deviations of the training part."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -192,8 +192,9 @@ def pooled_auc(
         raise ValueError(f"{len(labels)} labels, {len(scores)} scores and {len(of)} repeats: one a fold, at least one")
     values = []
     for repeat in np.unique(of):
-        members = np.flatnonzero(of == repeat)
-        y, predicted = (np.concatenate([part[fold] for fold in members]) for part in (labels, scores))
+        members = np.flatnonzero(of == repeat).tolist()
+        y = np.concatenate([labels[fold] for fold in members])
+        predicted = np.concatenate([scores[fold] for fold in members])
         values.append(auc(y, predicted, kind))
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if len(defined) == len(values) else None

@@ -81,8 +81,9 @@ class Standardise(nn.Module):
 class ModalityEncoder(nn.Module):
     """One modality's features to hidden segments H: standardise, project, normalise, add positions."""
 
-    def __init__(self, dims: int, width: int, *, dropout: float, clip: float) -> None:
+    def __init__(self, dims: int, width: int, *, position: float, dropout: float, clip: float) -> None:
         super().__init__()
+        self.position = position
         self.standardise = Standardise(dims, clip=clip)
         self.project = nn.Linear(dims, width)
         self.norm = nn.LayerNorm(width)
@@ -92,7 +93,7 @@ class ModalityEncoder(nn.Module):
         """[tokens, D] -> [tokens, d]."""
         hidden = self.norm(self.project(self.standardise(features.values)))
         signal = position_signal(features.positions, hidden.shape[1]).to(hidden.dtype)
-        return features.with_values(self.dropout(hidden + signal))
+        return features.with_values(self.dropout(hidden + self.position * signal))
 
 
 class Hilbert(nn.Module):
@@ -103,8 +104,8 @@ class Hilbert(nn.Module):
         self.config = config
         model = config.model
         width, dropout = model.width, model.dropout
-        self.audio_encoder = ModalityEncoder(config.audio_dim, width, dropout=dropout, clip=config.clip_features)
-        self.text_encoder = ModalityEncoder(config.text_dim, width, dropout=dropout, clip=config.clip_features)
+        self.audio_encoder = self._modality(config.audio_dim)
+        self.text_encoder = self._modality(config.text_dim)
         self.audio_from_text = self._cross_modal()
         self.text_from_audio = self._cross_modal()
         self.audio_pool = SelfAttentivePooling(width, hops=model.hops)
@@ -132,6 +133,10 @@ class Hilbert(nn.Module):
         logits, gates, gate_logits = self.classifier(torch.cat([audio, text, joint], dim=1))
         attention = {"audio": weights_a, "text": weights_t, "joint_audio": weights_ja, "joint_text": weights_jt}
         return HilbertOutput(audio, text, joint, logits, gates, gate_logits, attention)
+
+    def _modality(self, dims: int) -> ModalityEncoder:
+        model, clip = self.config.model, self.config.clip_features
+        return ModalityEncoder(dims, model.width, position=model.position, dropout=model.dropout, clip=clip)
 
     def _cross_modal(self) -> CrossModalEncoder:
         model = self.config.model

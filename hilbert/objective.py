@@ -87,7 +87,7 @@ class Objective(nn.Module):
         return self.log_temperature.exp()
 
     def _keep_temperature_in_range(self) -> None:
-        """Moves a temperature that left its range back to the border, where, unlike clamped, it still has a gradient."""
+        """Moves a temperature that left its range to the border, where, unlike clamped, it has a gradient."""
         if self.log_temperature is not None:
             with torch.no_grad():
                 self.log_temperature.clamp_(math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE))

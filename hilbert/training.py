@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,9 +102,8 @@ def fit(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
-        trainer = Trainer(config, store, fold, labels, device, np.random.default_rng(seeds))
-        epochs, best = trainer.run(report)
-    model = trainer.model.cpu().eval()
+        model, epochs, best = _train_and_choose(config, store, fold, labels, device, seeds, report)
+    model = model.cpu().eval()
     scores = predict_scores(model, store, fold.held_out)
     truth = {task: found.values[fold.held_out] for task, found in labels.items()}
     return FoldResult(
@@ -118,6 +117,26 @@ def fit(
         seconds=time.perf_counter() - started,
         model=model,
     )
+
+
+def _train_and_choose(
+    config: FitConfig,
+    store: Features,
+    fold: Fold,
+    labels: Mapping[str, Labels],
+    device: torch.device,
+    seeds: np.random.SeedSequence,
+    report: Callable[[EpochReport], None],
+) -> tuple[Hilbert, list[EpochReport], int]:
+    """The trained model, the reports of all epochs, and the epoch that was chosen."""
+    both = replace(fold, train=np.concatenate([fold.train, fold.inner]), inner=np.empty(0, np.int64))
+    at_once = config.train.refit and not config.train.patience
+    trainer = Trainer(config, store, both if at_once else fold, labels, device, np.random.default_rng(seeds))
+    epochs, best = trainer.run(report)
+    if config.train.refit and not at_once:
+        trainer = Trainer(config, store, both, labels, device, np.random.default_rng(seeds))
+        trainer.run(lambda _: None, last=best)
+    return trainer.model, epochs, best
 
 
 def choose_device(name: str) -> torch.device:
@@ -179,12 +198,17 @@ class Trainer:
         self.scheduler = make_scheduler(self.optimizer, config.train, self.steps * config.train.epochs)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "float16")
 
-    def run(self, report: Callable[[EpochReport], None]) -> tuple[list[EpochReport], int]:
-        """Trains, and leaves the best epoch's weights in the model; returns all reports and the best epoch."""
+    def run(self, report: Callable[[EpochReport], None], *, last: int | None = None) -> tuple[list[EpochReport], int]:
+        """Trains, and leaves the best epoch's weights in the model; returns all reports and the best epoch.
+
+        Args:
+            report: called after every epoch.
+            last: the epoch to end with, where it is not the configuration's last.
+        """
         train, patience = self.config.train, self.config.train.patience
         history: list[EpochReport] = []
         best, best_value, best_weights = 0, -math.inf, None
-        for epoch in range(1, train.epochs + 1):
+        for epoch in range(1, (last or train.epochs) + 1):
             history.append(self._epoch(epoch))
             report(history[-1])
             value = _quality(history[-1], train.monitor) if patience else epoch

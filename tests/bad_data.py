@@ -100,6 +100,7 @@ COHORTS = [
     Case("end not finite", _segments(2, "a,0,one.wav,0,inf,x"), ["segments.csv row 2", "end is 'inf'"]),
     Case("start negative", _segments(2, "a,0,one.wav,-1,0.5,x"), ["segments.csv row 2", "start is -1", "from 0"]),
     Case("end before start", _segments(3, "a,1,one.wav,0.5,0.5,"), ["segments.csv row 3", "end must lie after start"]),
+    Case("end beyond the file", _segments(2, "a,0,one.wav,0,9,x"), ["segments.csv row 2", "end is 9", "1.00 s"]),
     Case("start beyond the file", _short_wave, ["segments.csv row 3", "start is 0.5", "0.40 s"]),
 ]
 

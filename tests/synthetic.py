@@ -136,7 +136,9 @@ def fit_config(
     """A configuration that trains in a fraction of a second."""
     return FitConfig(
         tasks=tasks or {"affect": "binary"},
-        model=ModelConfig(**({"width": 8, "heads": 2, "expert_width": 8, "experts": 2, "dropout": 0.1} | (model or {}))),
+        model=ModelConfig(
+            **({"width": 8, "heads": 2, "expert_width": 8, "experts": 2, "dropout": 0.1} | (model or {}))
+        ),
         loss=LossConfig(**(loss or {})),
         train=TrainConfig(**({"epochs": 3, "batch_size": 16, "device": "cpu"} | train)),
         seed=seed,

@@ -354,3 +354,22 @@ def test_half_precision_is_close(load: Load, name: str) -> None:
     half, full = (encoder._states(inputs, half=half) for half in (True, False))  # type: ignore[attr-defined]
     assert half.dtype == torch.float32
     assert 0 < (half - full).abs().max() < 3e-2 * full.abs().max()
+
+
+def test_an_installed_package_offers_an_encoder_to_the_command_line(tmp_path, monkeypatch):
+    (tmp_path / "loud.py").write_text(
+        "import numpy as np\n"
+        "class Loud:\n"
+        "    description, dim = {'name': 'loud:x'}, 1\n"
+        "    def encode(self, segments):\n"
+        "        return np.array([[np.abs(s).max()] for s in segments], dtype=np.float32)\n"
+        "def make(name, modality, device, batch_size):\n"
+        "    return Loud()\n"
+    )
+    info = tmp_path / "loud-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hilbert.encoders]\nloud = loud:make\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    encoder = load_encoder("loud:x", modality="audio")
+    assert encoder.encode([np.array([0.5, -2.0], np.float32)]).tolist() == [[2.0]]

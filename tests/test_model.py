@@ -113,6 +113,11 @@ def test_the_order_of_segments_matters_through_the_position_signal_alone(changes
         torch.testing.assert_close(getattr(flipped, name), getattr(straight, name), **NEAR)
 
 
+def test_position_0_makes_a_document_a_set_of_segments():
+    model, batch = spread(make_model(position=0.0)), random_batch()
+    torch.testing.assert_close(model(batch).joint, model(reversed_segments(batch)).joint, **NEAR)
+
+
 def test_labels_are_not_looked_at():
     model, batch = make_model(), random_batch()
     blind = Batch(batch.audio, batch.text, {})
@@ -120,6 +125,24 @@ def test_labels_are_not_looked_at():
 
 
 # ---- what each part says ---------------------------------------------------------------------------------------------
+
+
+@variants
+def test_the_model_is_its_equations(changes):
+    model, batch = spread(make_model(**changes)), lacking()
+    output = model(batch)
+    h_a, h_t = model.audio_encoder(batch.audio), model.text_encoder(batch.text)
+    z_a, z_t = model.audio_from_text(h_a, h_t), model.text_from_audio(h_t, h_a)
+    cross = model.config.model.modality_source == "cross"
+    a, t = model.audio_pool(z_a if cross else h_a)[0], model.text_pool(z_t if cross else h_t)[0]
+    j = model.joint_pool(z_a, z_t)[0]
+    logits, gates, _ = model.classifier(torch.cat([a, t, j], dim=1))
+    expected = {"audio": a, "text": t, "joint": j, **{f"logits {task}": found for task, found in logits.items()}}
+    found = {"audio": output.audio, "text": output.text, "joint": output.joint}
+    found |= {f"logits {task}": values for task, values in output.logits.items()}
+    assert_same(found, expected)
+    for task, values in gates.items():
+        torch.testing.assert_close(output.gates[task], values, **NEAR)
 
 
 @variants

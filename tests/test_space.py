@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from hilbert.errors import StudyError
-from tune.space import Choices, Range, configuration_hash, load_study, parse_study
+from tune.space import Choices, Range, configuration_hash
+from tune.study_file import load_study, parse_study
 
 GOOD = {
     "study": "parents",

@@ -15,7 +15,7 @@ from tune.tracking import connect, search_runs
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("ray")]
 
 TASKS = tuple(QUICK["tasks"])
-PARENT_METRICS = {"cv/auc_mean", "cv/auc_se", "cv/folds_done", "cost/seconds", "fold/auc"} | {
+PARENT_METRICS = {"cv/auc_mean", "cv/auc_se", "cv/auc_pooled", "cv/folds_done", "cost/seconds", "fold/auc"} | {
     f"{task}/auc_{part}" for task in TASKS for part in ("mean", "se", "pooled", "folds")
 }
 
@@ -126,7 +126,7 @@ def test_compare_prints_csv_best_first(one):
 def test_no_transcript_no_path_and_no_id_reaches_mlflow_but_in_predictions(one, demo_store):
     folder, _ = one
     ids = [name.encode() for name in pd.read_csv(demo_store / "documents.csv")["document_id"]]
-    files = [path for path in [folder / "mlflow.db", *(folder / "mlruns").rglob("*")] if path.is_file()]
+    files = [path for path in [folder / "mlflow.db", *(folder / "mlartifacts").rglob("*")] if path.is_file()]
     assert len(files) > 10
     for path in files:
         content = path.read_bytes()
@@ -143,7 +143,7 @@ def test_two_workers_find_the_same_to_the_last_bit(one, tmp_path, demo_store):
     assert records(tmp_path, "quick") == records(one[0], "quick")
     assert proposals(tmp_path) == proposals(one[0])
     ids = [name.encode() for name in pd.read_csv(demo_store / "documents.csv")["document_id"]]
-    for path in (tmp_path / "mlruns").rglob("predictions.parquet"):
+    for path in (tmp_path / "mlartifacts").rglob("predictions.parquet"):
         content = path.read_bytes()
         assert not [name for name in ids if name in content]
         assert pd.read_parquet(path)["document_id"].str.fullmatch("[0-9a-f]{16}").all()

@@ -147,10 +147,10 @@ def extract(options: argparse.Namespace) -> int:
     from hilbert import extraction
     from hilbert.cohort import Cohort
 
-    cohort = Cohort.load(options.cohort)
+    cohort = Cohort.load(options.cohort, check_audio=options.on_error == "fail")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("documents", total=None)
+        task = bar.add_task("segments", total=None)
         store = extraction.extract(
             cohort,
             options.store,
@@ -174,7 +174,7 @@ def extract(options: argparse.Namespace) -> int:
 
 def sweep(options: argparse.Namespace) -> int:
     """`hilbert sweep`."""
-    from tune.space import load_study
+    from tune.study_file import load_study
     from tune.sweep import run_sweep
 
     study = load_study(options.study, options.overrides)
@@ -196,7 +196,7 @@ def sweep(options: argparse.Namespace) -> int:
 def fit(options: argparse.Namespace) -> int:
     """`hilbert fit`."""
     from tune.single import fit_fold
-    from tune.space import load_study
+    from tune.study_file import load_study
 
     study = load_study(options.study, options.overrides)
     return fit_fold(study, options.fold, output=options.output, console=Console(stderr=True))

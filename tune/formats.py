@@ -1,0 +1,15 @@
+"""How numbers are written for people."""
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """0.873 ± 0.012."""
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
