@@ -132,7 +132,7 @@ def make_batch(
     chosen = np.asarray(documents, dtype=np.int64)
     audio = gather(modality(features, "audio"), chosen, segment_dropout=segment_dropout, rng=rng)
     text = gather(modality(features, "text"), chosen, segment_dropout=segment_dropout, rng=rng)
-    found = {task: torch.from_numpy(np.asarray(values, dtype=np.float32)[chosen]) for task, values in labels.items()}
+    found = {task: torch.from_numpy(np.asarray(values, dtype=np.float64)[chosen]) for task, values in labels.items()}
     return Batch(audio, text, found)
 
 

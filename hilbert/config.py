@@ -93,7 +93,7 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """How a fit runs: section `train` of a study file."""
 
-    epochs: Positive = 40
+    epochs: Positive = 60
     """Passes over the training documents, at most."""
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Documents in a batch."""
@@ -105,7 +105,7 @@ class TrainConfig(Section):
     """Course of the learning rate over all steps of all epochs."""
     clip_norm: Weight = 1.0
     """Largest norm of the gradient; a longer one is scaled down. 0 does not clip."""
-    segment_dropout: Fraction = 0.0
+    segment_dropout: Fraction = 0.3
     """Probability of leaving a segment out of a document while training, anew each time. One segment always stays."""
     monitor: Literal["loss", "auc"] = "loss"
     """What chooses the best epoch on inner validation: the task losses (lower is better) or the mean AUC (higher)."""
@@ -119,7 +119,7 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the model's forward pass; losses are in float32 always."""
     device: str = "auto"
-    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`."""
 
 
 class TaskConfig(Section):

@@ -167,7 +167,9 @@ class Hilbert(nn.Module):
             InputError: a file is missing, damaged, or from another version.
         """
         folder = Path(folder)
-        model = cls(_read_config(folder / "config.json"))
+        config = _read_config(folder / "config.json")
+        with torch.random.fork_rng([]):  # the initial weights are overwritten: drawing them is nobody's business
+            model = cls(config)
         model.load_state_dict(_read_weights(folder / "model.safetensors", model.state_dict()))
         return model.eval()
 

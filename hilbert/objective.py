@@ -74,7 +74,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config, self.tasks, self.weighting, self.top_k = config, tasks, weighting, top_k
         self.task_weights = {task: config.tasks.get(task, 1.0) for task in tasks}
-        self._used = [task for task, weight in self.task_weights.items() if weight]
+        self.used = [task for task, weight in self.task_weights.items() if weight]
         start = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(start) if config.learned_temperature else None
         self._skipped: set[tuple[str, str]] = set()
@@ -95,7 +95,7 @@ class Objective(nn.Module):
     def supervised(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
         """The tasks' share of L, for logits [N, C] and labels [N] of each task: what inner validation looks at."""
         terms = self._tasks(logits, labels)
-        return torch.stack([self.task_weights[task] * terms[f"task_{task}"] for task in self._used]).sum()
+        return torch.stack([self.task_weights[task] * terms[f"task_{task}"] for task in self.used]).sum()
 
     def forward(self, output: HilbertOutput, batch: Batch) -> Terms:
         """The terms of `batch`, given the model's `output` for it."""
@@ -105,7 +105,7 @@ class Objective(nn.Module):
         weights = {f"task_{task}": weight for task, weight in self.task_weights.items()}
         pairs = _pairs(output, batch)
         aligned = self._aligned(pairs)
-        bounds = self._information(pairs, aligned)
+        bounds = self._bounds(output, batch, pairs, aligned)
         if config.contrastive and aligned:
             values["contrastive"] = torch.stack(list(aligned.values())).mean()
         if config.cka and (similar := self._similarities(pairs)):
@@ -118,7 +118,7 @@ class Objective(nn.Module):
         return Terms(values, {name: weights[name] for name in values}, bounds)
 
     def _tasks(self, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {f"task_{task}": self._task(task, logits[task], labels[task]) for task in self._used}
+        return {f"task_{task}": self._task(task, logits[task], labels[task]) for task in self.used}
 
     def _task(self, task: str, logits: Tensor, labels: Tensor) -> Tensor:
         spec = self.tasks[task]
@@ -129,12 +129,22 @@ class Objective(nn.Module):
             logits, labels, class_weights=weighting.weights, logit_offset=weighting.logit_offset
         )
 
-    def _aligned(self, pairs: Pairs) -> dict[str, Tensor]:
+    def _aligned(self, pairs: Pairs, term: str = "contrastive") -> dict[str, Tensor]:
         """align(u, j) of each modality, which the contrastive loss and the InfoNCE bounds share."""
         if not (self.config.contrastive or (self.config.mi and self.config.mi_estimator == "infonce")):
             return {}
-        enough = self._large_enough(pairs, "contrastive")
+        enough = self._large_enough(pairs, term)
         return {name: losses.align(u, joint, self.temperature) for name, (u, joint) in enough.items()}
+
+    def _bounds(
+        self, output: HilbertOutput, batch: Batch, pairs: Pairs, aligned: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """I(a; j) and I(t; j) over the same documents: a bound can't exceed log N, so that N must be the same."""
+        if batch.audio.complete and batch.text.complete:
+            return self._information(pairs, aligned)
+        both = batch.audio.present & batch.text.present
+        common = {name: (getattr(output, name)[both], output.joint[both]) for name in MODALITIES}
+        return self._information(common, self._aligned(common, "information_infonce"))
 
     def _information(self, pairs: Pairs, aligned: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """I(u; j) of each modality in nats: estimated for the balance, or free with the contrastive loss."""

@@ -31,12 +31,14 @@ def predict_logits(
     parts = {task: [torch.zeros(0, spec.outputs, device=device)] for task, spec in tasks.items()}
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(documents), batch_size):
-            output = model(make_batch(features, {}, documents[start : start + batch_size]).to(device))
-            for task in tasks:
-                parts[task].append(output.logits[task])
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(documents), batch_size):
+                output = model(make_batch(features, {}, documents[start : start + batch_size]).to(device))
+                for task in tasks:
+                    parts[task].append(output.logits[task])
+    finally:
+        model.train(was_training)
     return {task: torch.cat(found) for task, found in parts.items()}
 
 

@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from torch.optim import lr_scheduler
 from hilbert.batches import Batch, Features, IntArray, make_batch, modality, moments
 from hilbert.class_weights import class_weighting
 from hilbert.config import FitConfig, HilbertConfig, TaskConfig, TrainConfig
-from hilbert.errors import HilbertError
+from hilbert.errors import HilbertError, InputError
 from hilbert.folds import Fold
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
@@ -33,8 +33,8 @@ from hilbert.tasks import Labels, encode_labels
 
 Scores = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
 EpochReport = dict[str, float]
-"""Of one epoch: `epoch`, `seconds`, `learning_rate`, `train_<term>` and `train_<term>_weighted` for every loss term
-(`total` among them), `inner_loss`, and `inner_<task>_auc` where it is defined."""
+"""Of one epoch: `epoch`, `seconds`, `learning_rate`, `temperature` if it is learned; `train_<term>` and
+`train_weighted_<term>` for every loss term, and `train_total`; `inner_loss`, and `inner_<task>_auc` where defined."""
 
 
 class TrainingError(HilbertError):
@@ -141,9 +141,13 @@ def _train_and_choose(
 
 def choose_device(name: str) -> torch.device:
     """`auto` is a GPU if there is one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"train.device: {name!r} can't be used here ({reason}); write auto or cpu") from None
 
 
 def new_model(config: FitConfig, store: Features, labels: Mapping[str, Labels], train: IntArray) -> Hilbert:
@@ -168,8 +172,9 @@ def _task_config(labels: Labels, train: IntArray) -> TaskConfig:
     if labels.spec.kind != "regression":
         return TaskConfig(kind=labels.spec.kind, classes=labels.spec.classes)
     known = labels.values[train][~np.isnan(labels.values[train])]
-    deviation = float(known.std()) if len(known) > 1 else 0.0
-    return TaskConfig(kind="regression", mean=float(known.mean()) if len(known) else 0.0, deviation=deviation or 1.0)
+    varies = len(np.unique(known)) > 1
+    mean, deviation = float(known.mean()) if len(known) else 0.0, float(known.std()) if varies else 1.0
+    return TaskConfig(kind="regression", mean=mean, deviation=deviation)
 
 
 class Trainer:
@@ -211,12 +216,15 @@ class Trainer:
         for epoch in range(1, (last or train.epochs) + 1):
             history.append(self._epoch(epoch))
             report(history[-1])
-            value = _quality(history[-1], train.monitor) if patience else epoch
-            if value > best_value or best == 0:
+            if not patience:
+                continue
+            value = _quality(history[-1], train.monitor, self.objective.used)
+            if value > best_value or best_weights is None:
                 best, best_value, best_weights = epoch, value, copy.deepcopy(self.model.state_dict())
-            if patience and epoch - best >= patience:
+            if epoch - best >= patience:
                 break
-        assert best_weights is not None
+        if best_weights is None:
+            return history, len(history)
         self.model.load_state_dict(best_weights)
         return history, best
 
@@ -224,9 +232,15 @@ class Trainer:
         started = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
         trained = self._train(epoch)
+        if not all(bool(value.isfinite().all()) for value in self.model.parameters()):
+            raise TrainingError(f"epoch {epoch}: the weights are no longer numbers; lower train.learning_rate")
         inner = self._validate() if len(self.fold.inner) else {}
         seconds = time.perf_counter() - started
-        return {"epoch": epoch, "seconds": seconds, "learning_rate": rate, **trained, **inner}
+        learned = {} if self.objective.log_temperature is None else {"temperature": self._temperature()}
+        return {"epoch": epoch, "seconds": seconds, "learning_rate": rate, **learned, **trained, **inner}
+
+    def _temperature(self) -> float:
+        return float(torch.as_tensor(self.objective.temperature).detach())
 
     def _batches(self) -> Iterator[Batch]:
         order = self.rng.permutation(self.fold.train)
@@ -272,6 +286,8 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """Task losses and AUCs on inner validation."""
         inner = self.fold.inner
+        if all(np.isnan(self.labels[task][inner]).all() for task in self.objective.used):
+            return {}
         logits = predict_logits(self.model, self.store, inner, batch_size=self.config.train.batch_size)
         labels = {task: torch.from_numpy(values[inner]).to(self.device) for task, values in self.labels.items()}
         with torch.inference_mode():
@@ -284,15 +300,15 @@ class Trainer:
 
 
 def _measures(terms: Terms) -> dict[str, Tensor]:
-    weighted = {f"{name}_weighted": value for name, value in terms.weighted.items()}
+    weighted = {f"weighted_{name}": value for name, value in terms.weighted.items()}
     return {"total": terms.total, **terms.values, **weighted, **terms.bounds}
 
 
-def _quality(epoch: EpochReport, monitor: str) -> float:
-    """How good an epoch is on inner validation, higher is better; without inner validation the last is best."""
+def _quality(epoch: EpochReport, monitor: str, tasks: Sequence[str]) -> float:
+    """How good an epoch is on inner validation for the trained `tasks`, higher is better; without any, the last is."""
     if "inner_loss" not in epoch:
         return epoch["epoch"]
-    aucs = [value for name, value in epoch.items() if name.startswith("inner_") and name.endswith("_auc")]
+    aucs = [epoch[name] for task in tasks if (name := f"inner_{task}_auc") in epoch]
     return float(np.mean(aucs)) if monitor == "auc" and aucs else -epoch["inner_loss"]
 
 

@@ -161,7 +161,7 @@ def test_a_wrong_study_file_is_refused_with_key_and_remedy(tmp_path, changes, ex
 def test_what_is_no_study_file_is_refused(tmp_path, text, expected):
     path = tmp_path / "study.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(StudyError, match="study.yaml") as error:
+    with pytest.raises(StudyError, match=r"study\.yaml") as error:
         load_study(path)
     assert expected in str(error.value)
 

@@ -80,7 +80,7 @@ def test_mlflow_holds_trials_and_fold_jobs_by_the_names_of_the_contract(one):
         assert {
             "epoch/train_total",
             "epoch/train_contrastive",
-            "epoch/train_contrastive_weighted",
+            "epoch/train_weighted_contrastive",
             "epoch/inner_loss",
         } <= (run.data.metrics.keys())
         assert run.data.params == {}

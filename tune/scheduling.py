@@ -124,21 +124,24 @@ def _unpack(content: dict[str, Any]) -> FoldJob:
 
 @contextmanager
 def ray_cluster(resources: ResourcesConfig) -> Iterator[None]:
-    """Joins the Ray cluster that runs here or that RAY_ADDRESS names; starts a local one if there is none.
+    """Joins the cluster that `ray start` began here or that RAY_ADDRESS names; starts a local one if there is none.
 
     What it joined or started it leaves again; a connection that this process had before is used and kept.
+
+    Raises:
+        StudyError: the cluster that is named doesn't answer.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     if ray.is_initialized():
         yield
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **options)
-    except ConnectionError:
-        if "RAY_ADDRESS" in os.environ:
-            raise StudyError(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']}, and no Ray cluster answers there") from None
-        ray.init(address="local", include_dashboard=False, num_cpus=resources.workers, **options)
+    try:  # never address="auto": it also joins the local cluster of another sweep, and dies with it
+        ray.init(include_dashboard=False, num_cpus=resources.workers or os.cpu_count(), **options)
+    except ValueError:  # a cluster was started here or is named by RAY_ADDRESS: its size is not ours to choose
+        ray.init(**options)
+    except ConnectionError as error:
+        raise StudyError(f"no Ray cluster answers ({error}); 'ray stop' forgets one that has died") from None
     try:
         yield
     finally:

@@ -1,0 +1,63 @@
+"""What the README shows is what works."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from cohorts import write_cohort, write_wave
+
+from hilbert.cohort import Cohort
+from tune.cli import make_parser
+from tune.study_file import load_study, parse_study
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(start):
+    """The indented block that begins with a line."""
+    lines = README.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("    " + start))
+    rest = lines[first:]
+    end = next((n for n, line in enumerate(rest) if line and not line.startswith("    ")), len(rest))
+    return "\n".join(line[4:] for line in rest[:end]).strip() + "\n"
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+    code = block("from hilbert.features import FeatureStore")
+    shutil.copytree(ROOT / "demo" / "speechocean", tmp_path / "demo" / "speechocean")
+    monkeypatch.chdir(tmp_path)
+    exec(
+        compile(
+            code.replace("FitConfig(tasks=tasks)", "FitConfig(tasks=tasks, train={'epochs': 2})"), "README", "exec"
+        ),
+        {},
+    )
+    assert "train_total" in capsys.readouterr().out
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_the_study_file_is_right():
+    study = parse_study(yaml.safe_load(block("study: mine")), source="README")
+    assert study.tasks == {"affect": "binary", "age": "regression"}
+
+
+def test_the_cohort_tables_are_right(tmp_path):
+    write_cohort(tmp_path, documents=block("document_id,group_id,affect"), segments=block("document_id,segment,audio"))
+    for name in ("p001", "p002"):
+        write_wave(tmp_path / "audio" / f"{name}.wav", 20)
+    assert Cohort.load(tmp_path).document_ids == ["p001", "p002", "p003"]
+
+
+def test_every_command_of_the_readme_exists():
+    commands = set(re.findall(r"^ {4}.*?hilbert (\w+)", README, flags=re.M)) - {"import"}
+    known = set(make_parser()._subparsers._group_actions[0].choices)
+    assert commands <= known
+    assert known <= commands | {"fit"}
+
+
+@pytest.mark.parametrize("path", ["demo/study.yaml", "benchmarks/demo_cohort.yaml"])
+def test_shipped_study_files_are_right(path):
+    assert load_study(ROOT / path).search
