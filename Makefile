@@ -22,6 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## sweep real speech: 8 configurations on 5 folds, in demo-run/
 	$(BIN)/hilbert sweep demo/study.yaml
+	@echo "             or:  make ui"
 
 ui: $(READY) ## look at the demo's sweep in the browser
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///demo-run/mlflow.db

@@ -190,6 +190,29 @@ def test_a_finished_study_is_left_alone_extended_and_guarded(one, demo_store):
     assert "Traceback" not in changed.stderr
 
 
+def test_another_study_of_the_same_name_is_not_mixed_in(one, tmp_path, demo_store):
+    folder, _ = one
+    write_study(tmp_path, features=str(demo_store), folds={"n_splits": 3, "seed": 2})
+    done = hilbert("sweep", "study.yaml", "--tracking-uri", f"sqlite:///{folder}/mlflow.db", folder=tmp_path)
+    assert done.returncode == 2
+    assert "has an experiment of this name with other data, folds, tasks or search" in done.stderr
+
+
+def test_a_record_that_is_lost_is_written_again_from_the_archive(one, tmp_path):
+    folder, _ = one
+    _, parents, children = runs(folder)
+    done = hilbert("sweep", "study.yaml", "--tracking-uri", f"sqlite:///{tmp_path}/other.db", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "3/3 trials" in done.stderr or "2/2 trials" in done.stderr
+    client = connect(f"sqlite:///{tmp_path}/other.db")
+    experiment = client.get_experiment_by_name("quick")
+    again = search_runs(client, experiment.experiment_id, "")
+    assert len(again) == len(parents) + len(children)
+    for run in parents:
+        twin = next(r for r in again if r.info.run_name == run.info.run_name)
+        assert twin.data.metrics == run.data.metrics
+
+
 def test_a_configuration_with_failed_folds_is_listed_and_not_ranked(tmp_path, demo_store):
     search = {"train.device": {"choices": ["cpu", "cuda:99"]}}
     write_study(tmp_path, features=str(demo_store), train={"epochs": 1, "device": "cuda:99"}, search=search, trials=2)

@@ -38,7 +38,6 @@ SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
@@ -47,6 +46,8 @@ class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any], data: StudyData) -> None:
         """Called once a process; `data` lies in shared memory."""
+        if not ray.get_gpu_ids():
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a job that asked for no GPU shall not find one
         prepare_worker()
         self.data = data
         self.reset_config(config)

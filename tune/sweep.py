@@ -3,6 +3,8 @@
 `hilbert sweep study.yaml` and, on a cluster, `ray submit ray_cluster.yaml tune/sweep.py study.yaml` both end here.
 """
 
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -245,7 +247,10 @@ def run_sweep(
 
 def _recorded(plan: Plan, archive: Archive, hash_ids: bool) -> RecordedStudy:
     key = archive.id_key() if hash_ids else None
-    return RecordedStudy(plan.study.study, plan.task_configs(), plan.data.splits, plan.study.objective, key)
+    identity = hashlib.sha256(json.dumps(plan.description(), sort_keys=True).encode()).hexdigest()[:24]
+    return RecordedStudy(
+        plan.study.study, identity, plan.task_configs(), plan.data.splits, plan.study.objective, id_key=key
+    )
 
 
 if __name__ == "__main__":

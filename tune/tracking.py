@@ -84,6 +84,7 @@ class RecordedStudy:
 
     Attributes:
         name: the study, hence the experiment.
+        identity: hash of all that must not change while the study goes on: data, folds, tasks, search.
         tasks: the tasks with their classes.
         splits: hash of the folds.
         objective: what the search maximises.
@@ -91,6 +92,7 @@ class RecordedStudy:
     """
 
     name: str
+    identity: str
     tasks: Mapping[str, TaskConfig]
     splits: str
     objective: str
@@ -150,7 +152,11 @@ class Recorder:
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.study.name)
         if found is None:
-            tags = {"hilbert.objective": self.study.objective, "hilbert.tasks": json.dumps(list(self.study.tasks))}
+            tags = {
+                "hilbert.study": self.study.identity,
+                "hilbert.objective": self.study.objective,
+                "hilbert.tasks": json.dumps(list(self.study.tasks)),
+            }
             return str(
                 self.client.create_experiment(self.study.name, artifact_location=_artifacts(self.client), tags=tags)
             )
@@ -158,6 +164,12 @@ class Recorder:
             raise InputError(
                 f"study {self.study.name!r}: its MLflow experiment was deleted; restore it with"
                 f" 'mlflow experiments restore -x {found.experiment_id}', or give the study another name"
+            )
+        if found.tags.get("hilbert.study") != self.study.identity:
+            raise InputError(
+                f"study {self.study.name!r}: MLflow at {self.client.tracking_uri} has an experiment of this name with"
+                " other data, folds, tasks or search; give this study another name (study: ...), or name another place"
+                " with --tracking-uri"
             )
         return str(found.experiment_id)
 
@@ -218,6 +230,8 @@ class Recorder:
         parent, key = self._parent(proposal), proposal_key(proposal)
         if key in self.finished:
             return
+        for record in records:  # those that could not be written when they came in
+            self._write_fold(proposal, record)
         metrics = [_metric(name, value, 0) for name, value in summary.metrics.items()]
         metrics += [_metric("fold/auc", value, fold) for fold, value in sorted(summary.folds.items())]
         self._batch(parent, metrics, {})
@@ -334,8 +348,8 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
         InputError: there is no such study here; the message names those that are.
     """
     experiment = client.get_experiment_by_name(study)
-    if experiment is None or experiment.lifecycle_stage != "active":
-        known = sorted(found.name for found in client.search_experiments() if found.name != "Default")
+    if experiment is None or experiment.lifecycle_stage != "active" or "hilbert.study" not in experiment.tags:
+        known = sorted(found.name for found in client.search_experiments() if "hilbert.study" in found.tags)
         others = f"it holds {', '.join(known)}" if known else "it holds no study"
         raise InputError(
             f"no study {study!r} at {client.tracking_uri}: {others}; another place is named by --tracking-uri"
