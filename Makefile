@@ -28,7 +28,7 @@ ui: $(READY) ## look at the demo's sweep in the browser
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///demo-run/mlflow.db
 
 test: $(READY) ## all tests
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

@@ -21,8 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from hilbert.features import FeatureStore
 from hilbert.metrics import pooled_auc
 from tune.comparison import ranking
+from tune.plan import Plan, make_plan
 from tune.study_file import load_study
-from tune.sweep import Plan, make_plan, run_sweep
+from tune.sweep import run_sweep
 from tune.tracking import connect, read_study
 
 STUDY = Path(__file__).with_suffix(".yaml")

@@ -2,15 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tune.tracking import connect
 
 LIMIT = 240
 """Seconds after which a command counts as hanging."""
@@ -29,8 +34,19 @@ QUICK = {
 }
 
 
-def write_study(folder: Path, **changes: Any) -> Path:
+@cache
+def empty_database() -> Path:
+    """A new MLflow database: making one takes seconds, copying it none."""
+    path = Path(tempfile.mkdtemp(prefix="hilbert-test-")) / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+def write_study(folder: Path, *, database: bool = True, **changes: Any) -> Path:
+    """A study file, and unless `database` is false an empty MLflow database beside it."""
     folder.mkdir(parents=True, exist_ok=True)
+    if database:
+        shutil.copy(empty_database(), folder / "mlflow.db")
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(QUICK | changes), encoding="utf-8")
     return path

@@ -22,11 +22,11 @@ HILBERT = [
     {"training"},
 ]
 TUNE = [
-    {"space", "formats"},
+    {"space", "formats", "racing"},
     {"job", "search", "study_file"},
     {"predictions", "plots", "selection", "ledger", "archive"},
-    {"tracking", "scheduling"},
-    {"progress", "comparison"},
+    {"tracking", "scheduling", "plan"},
+    {"progress", "comparison", "recorder"},
     {"sweep"},
     {"single"},
     {"cli"},
@@ -34,7 +34,7 @@ TUNE = [
 ONLY_IN = {
     "ray": {"tune/scheduling.py"},
     "optuna": {"tune/search.py"},
-    "mlflow": {"tune/tracking.py"},
+    "mlflow": {"tune/tracking.py", "tune/recorder.py"},
 }
 
 

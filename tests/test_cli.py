@@ -170,7 +170,6 @@ def test_extract_runs_twice_and_says_what_it_made(capsys, tmp_path):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.xdist_group("ray")
 def test_sweep_as_a_script_is_the_same_command(tmp_path):
     """What `ray submit` runs: `tune/` comes first on the path then."""
     import tune.sweep

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hilbert.config import FitConfig
 from tune.job import FoldJob, JobRecord
-from tune.ledger import Ledger
+from tune.ledger import Ledger, Listener, Racing
+from tune.racing import Wilcoxon
 from tune.search import Proposal
 
 CONFIG = FitConfig(tasks={"x": "binary"})
@@ -18,17 +19,21 @@ CONFIG = FitConfig(tasks={"x": "binary"})
 class Books:
     """A ledger over `trials` configurations of `folds` folds, and a log of all that it said."""
 
-    def __init__(self, trials, folds, *, known=None):
+    def __init__(self, trials, folds, *, known=None, **options):
         self.folds, self.known = folds, known or {}
         self.proposals = [Proposal(n, {}, CONFIG, "features", f"c{n}") for n in range(trials)]
         self.waiting = list(self.proposals)
-        self.recorded, self.completed = [], []
+        self.recorded, self.completed, self.abandoned = [], [], []
         self.ledger = Ledger(
             propose=lambda: self.waiting.pop(0) if self.waiting else None,
             plan=self.plan,
             lookup=lambda job: self.known.get(job.identity),
-            on_record=lambda trial, record: self.recorded.append((trial.proposal.number, record.fold)),
-            on_complete=lambda trial: self.completed.append((trial.proposal.number, sorted(trial.records))),
+            listener=Listener(
+                on_record=lambda trial, record: self.recorded.append((trial.proposal.number, record.fold)),
+                on_close=lambda trial: self.completed.append((trial.proposal.number, sorted(trial.records))),
+                on_abandon=lambda trial: self.abandoned.append(trial.proposal.number),
+            ),
+            **options,
         )
 
     def plan(self, proposal):
@@ -39,7 +44,7 @@ def finished(job, error=""):
     return JobRecord(identity=job.identity, fold=job.fold, started=0.0, seconds=1.0, error=error)
 
 
-def drive(books, workers, seed, *, stop_after=None):
+def drive(books, workers, seed, *, stop_after=None, judge=finished):
     """Hands jobs to `workers`, who finish in random order; stops after so many, leaving the others out."""
     rng, out, done = random.Random(seed), [], []
     while True:
@@ -48,7 +53,7 @@ def drive(books, workers, seed, *, stop_after=None):
         if not out or (stop_after is not None and len(done) >= stop_after):
             return done
         job = out.pop(rng.randrange(len(out)))
-        books.ledger.take(job, finished(job))
+        books.ledger.take(job, judge(job))
         done.append(job)
 
 
@@ -96,7 +101,7 @@ def test_no_worker_idles_while_there_is_work():
 def test_a_failed_job_is_listed_and_does_not_stop_the_others():
     books = Books(1, 3)
     seen = []
-    books.ledger.on_complete = lambda trial: seen.append(trial.failed_folds)
+    books.ledger.listener = Listener(lambda trial, record: None, lambda trial: seen.append(trial.failed_folds))
     jobs = [books.ledger.next() for _ in range(3)]
     for job in jobs:
         books.ledger.take(job, finished(job, error="boom" if job.fold == 1 else ""))
@@ -120,3 +125,90 @@ def test_a_record_survives_being_written(value):
         auc={"x": None},
     )
     assert JobRecord.from_json(record.to_json()) == record
+
+
+def scored(job):
+    """Configuration n is worse than the one before it by 0.1 on every fold; folds differ by 0.01."""
+    return replace(finished(job), auc={"x": 0.9 - 0.1 * job.trial + 0.01 * job.fold})
+
+
+def race(rule, folds, **options):
+    return Racing(rule=rule, score=lambda record: record.auc["x"], order=range(folds), speculation=3, **options)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.integers(0, 1000))
+def test_racing_gives_up_what_is_worse_on_every_fold_and_nothing_else(workers, seed):
+    books = Books(4, 20, racing=race(Wilcoxon(), 20))
+    done = drive(books, workers, seed, judge=scored)
+    assert set(books.abandoned) <= {1, 2, 3}
+    assert (0, list(range(20))) in books.completed
+    assert sorted(number for number, _ in books.completed) == [0, 1, 2, 3]
+    assert len({(job.trial, job.fold) for job in done}) == len(done)
+    assert books.ledger.complete
+    if workers == 1:
+        assert books.abandoned == [1, 2, 3]
+        assert len(done) < 20 + 3 * 10
+
+
+def test_without_racing_nothing_is_given_up():
+    books = Books(4, 20)
+    assert len(drive(books, 3, 0, judge=scored)) == 80
+    assert books.abandoned == []
+
+
+def test_a_job_that_was_called_off_leaves_no_record():
+    books = Books(2, 20, racing=race(Wilcoxon(), 20))
+    rng = random.Random(0)
+    out = []
+    while True:
+        while len(out) < 4 and (job := books.ledger.next()):
+            out.append(job)
+        if not out:
+            break
+        job = out.pop(rng.randrange(len(out)))
+        record = replace(finished(job), stopped=True) if job.trial in books.abandoned else scored(job)
+        books.ledger.take(job, record)
+    assert books.abandoned == [1]
+    folds = dict(books.completed)[1]
+    assert len(folds) == sum(trial == 1 for trial, _ in books.recorded) < 20
+
+
+def test_an_abandoned_configuration_is_not_taken_up_again():
+    books = Books(1, 5)
+    books.known = {"0-2": scored(books.plan(books.proposals[0])[2])}
+    books.waiting = []
+    books.ledger.open(books.proposals, abandoned=lambda proposal: True)
+    assert books.ledger.next() is None
+    assert books.completed == [(0, [2])]
+
+
+@given(st.integers(0, 3), st.integers(0, 3))
+def test_a_failed_job_is_tried_again_as_often_as_is_said(retries, failures):
+    books = Books(1, 2, retries=retries)
+    left = {"0-0": failures, "0-1": 0}
+
+    def judge(job):
+        left[job.identity] -= 1
+        return finished(job, error="boom" if left[job.identity] >= 0 else "")
+
+    done = drive(books, 1, 0, judge=judge)
+    assert sum(job.fold == 0 for job in done) == min(failures, retries) + 1
+    assert books.recorded.count((0, 0)) == 1
+
+
+def test_nothing_is_handed_out_beyond_the_budget():
+    handed = []
+    books = Books(3, 4, may_hand_out=lambda: len(handed) < 6)
+    while job := books.ledger.next():
+        handed.append(job)
+        books.ledger.take(job, finished(job))
+    assert len(handed) == 6
+    assert books.ledger.finished
+    assert not books.ledger.complete
+    assert [number for number, _ in books.completed] == [0]
+
+
+def test_many_workers_open_several_configurations_under_racing():
+    books = Books(4, 8, racing=race(Wilcoxon(), 8))
+    assert [books.ledger.next().trial for _ in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]

@@ -12,7 +12,7 @@ from sweeps import QUICK, hilbert, records, stop_after, write_study
 
 from tune.tracking import connect, search_runs
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.timeout(400)
 
 TASKS = tuple(QUICK["tasks"])
 PARENT_METRICS = {"cv/auc_mean", "cv/auc_se", "cv/auc_pooled", "cv/folds_done", "cost/seconds", "fold/auc"} | {
@@ -41,7 +41,7 @@ def proposals(folder: Path, study: str = "quick"):
 def one(tmp_path_factory, demo_store):
     """A sweep with one worker."""
     folder = tmp_path_factory.mktemp("one")
-    write_study(folder, features=str(demo_store), resources={"workers": 1})
+    write_study(folder, database=False, features=str(demo_store), resources={"workers": 1})
     done = hilbert("sweep", "study.yaml", folder=folder)
     assert done.returncode == 0, done.stderr
     return folder, done

@@ -10,7 +10,7 @@ import tiny_models
 import yaml
 from sweeps import hilbert
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.timeout(400)
 
 SAYINGS = ("we call it bear", "zero three five one", "élan vital, naïveté", "a", "the longest of them all " * 60)
 

@@ -1,11 +1,13 @@
 """A study's own folder: what is finished lies here as soon as it is done, whatever happens afterwards.
 
-study.json           what the study was begun with: a changed one is refused
-proposals.journal    Optuna's journal
-jobs/<identity>.json        record of a fold job; written beside, then renamed
-jobs/<identity>.failed.json the record of its last failure
-id_key               key of the hashes that replace document ids
-lock                 held by the sweep that runs
+study.json                     what the study was begun with: a changed one is refused
+study_file.json                the study file as it was last run with
+proposals.journal              Optuna's journal
+jobs/<identity>.json           record of a fold job; written beside, then renamed
+jobs/<identity>.failed.json    record of its last failure
+abandoned.json                 numbers of the trials that racing has given up
+id_key                         key of the hashes that replace document ids
+lock                           held by the sweep that runs
 """
 
 import json
@@ -18,8 +20,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hilbert.errors import StudyError
+from hilbert.errors import HilbertError, StudyError
 from tune.job import JobRecord
+
+
+class ArchiveError(HilbertError):
+    """The study's folder can't be written any more."""
 
 
 class Archive:
@@ -73,6 +79,31 @@ class Archive:
                 "Results of the two can't be compared: give the new one another name (study: ...), or change it back"
             )
 
+    def abandoned(self) -> set[int]:
+        """Numbers of the trials that racing has given up."""
+        path = self.folder / "abandoned.json"
+        return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
+
+    def abandon(self, trial: int) -> None:
+        """Notes that racing has given a trial up."""
+        _write(self.folder / "abandoned.json", json.dumps(sorted({*self.abandoned(), trial})).encode())
+
+    def keep_study_file(self, content: Mapping[str, Any]) -> None:
+        """Notes the study file."""
+        _write(self.folder / "study_file.json", json.dumps(content, indent=2).encode())
+
+    def study_file(self) -> dict[str, Any]:
+        """The study file as it was last run with.
+
+        Raises:
+            StudyError: no study has been run here.
+        """
+        path = self.folder / "study_file.json"
+        if not path.exists():
+            raise StudyError(f"{self.folder}: no study has been run here; --storage names another folder")
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
     def id_key(self) -> bytes:
         """The key of the hashes that replace document ids: made once, kept here, never recorded."""
         path = self.folder / "id_key"
@@ -96,13 +127,24 @@ class Archive:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes beside, syncs, renames: a reader finds the whole file or none."""
+    """Writes beside, syncs, renames: a reader finds the whole file or none.
+
+    Raises:
+        ArchiveError: the disk is full, or can't be written.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ArchiveError(
+            f"{path}: can't be written ({error.strerror}); the sweep stops, what is finished is kept. "
+            "Make room, and the same command goes on"
+        ) from None
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

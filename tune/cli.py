@@ -11,11 +11,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from hilbert import __version__
 from hilbert.errors import HilbertError, InputError
+
+if TYPE_CHECKING:
+    from tune.sweep import Outcome
 
 WIDE = 240
 """Columns of a table that goes into a file or a pipe: nothing is cut."""
@@ -23,6 +27,7 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 STUDY_HELP = "study file (YAML): data, tasks, folds, what is searched"
 SET_HELP = "override a value of the study file by its dotted name, as in train.epochs=5; may be repeated"
+HASH_HELP = "replace document ids in artifacts by keyed hashes"
 URI_HELP = "MLflow server or store (default: $MLFLOW_TRACKING_URI, the study file's, else sqlite:///mlflow.db here)"
 
 
@@ -59,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_extract(commands)
     _add_sweep(commands)
+    _add_sync(commands)
     _add_fit(commands)
     _add_compare(commands)
     return parser
@@ -108,8 +114,23 @@ def _add_sweep(commands: Commands) -> None:  # type: ignore[valid-type]
     )
     _add_study(command)
     command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
-    command.add_argument("--hash-ids", action="store_true", help="replace document ids in artifacts by keyed hashes")
+    command.add_argument("--hash-ids", action="store_true", help=HASH_HELP)
+    command.add_argument("--extend", type=int, metavar="N", help="try N configurations more than there are by now")
     command.set_defaults(run=sweep)
+
+
+def _add_sync(commands: Commands) -> None:  # type: ignore[valid-type]
+    command = commands.add_parser(  # type: ignore[attr-defined]
+        "sync",
+        help="write finished fold jobs to MLflow that it has missed",
+        description="Writes to MLflow what a study has finished and MLflow has not, as when its server was down or its "
+        "database was lost. Nothing is trained.",
+    )
+    command.add_argument("study", metavar="STUDY", help="name of the study")
+    command.add_argument("--storage", type=Path, default=Path("studies"), help="folder of the studies (%(default)s)")
+    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    command.add_argument("--hash-ids", action="store_true", help=HASH_HELP)
+    command.set_defaults(run=sync)
 
 
 def _add_fit(commands: Commands) -> None:  # type: ignore[valid-type]
@@ -175,22 +196,42 @@ def extract(options: argparse.Namespace) -> int:
 def sweep(options: argparse.Namespace) -> int:
     """`hilbert sweep`."""
     from tune.study_file import load_study
-    from tune.sweep import run_sweep
+    from tune.sweep import extended, run_sweep
 
     study = load_study(options.study, options.overrides)
+    if options.extend is not None:
+        study = extended(study, options.extend)
     outcome = run_sweep(study, uri=options.tracking_uri, hash_ids=options.hash_ids)
-    if outcome.unrecorded:
-        print(
-            f"hilbert: {len(outcome.unrecorded)} records could not be written to MLflow at {outcome.uri}: "
-            f"{outcome.unrecorded[0]}; nothing is lost, the same command writes them",
-            file=sys.stderr,
-        )
     if not outcome.complete:
         print("hilbert: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
+        return _unrecorded(study.study, outcome) or INTERRUPTED
     _print_ranking(study.study, outcome.uri, csv=False)
     print(f"\nLook at it:  mlflow ui --backend-store-uri {outcome.uri}", file=sys.stderr)
-    return FAILED if outcome.failed or outcome.unrecorded else DONE
+    return _unrecorded(study.study, outcome) or (FAILED if outcome.failed else DONE)
+
+
+def sync(options: argparse.Namespace) -> int:
+    """`hilbert sync`."""
+    from tune.archive import Archive
+    from tune.study_file import parse_study
+    from tune.sweep import sync_study
+
+    archive = Archive(options.storage / options.study)
+    study = parse_study(archive.study_file(), source=str(archive.folder / "study_file.json"))
+    outcome = sync_study(study, uri=options.tracking_uri, hash_ids=options.hash_ids)
+    return _unrecorded(study.study, outcome)
+
+
+def _unrecorded(study: str, outcome: "Outcome") -> int:
+    """Says what could not be written to MLflow; the exit code."""
+    if not outcome.unrecorded:
+        return DONE
+    print(
+        f"hilbert: {len(outcome.unrecorded)} records could not be written to MLflow at {outcome.uri}: "
+        f"{outcome.unrecorded[0]}; nothing is lost, 'hilbert sync {study}' or the same command writes them",
+        file=sys.stderr,
+    )
+    return FAILED
 
 
 def fit(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.formats import duration, with_error
-from tune.selection import objective_metric, rank
+from tune.selection import is_whole, objective_metric, rank
 from tune.tracking import ReadStudy
 
 FEATURES = "params.features"
@@ -20,12 +20,12 @@ def ranking(study: ReadStudy) -> pd.DataFrame:
     metrics = ["cv/auc_mean", "cv/auc_se", "cv/auc_pooled", "cv/folds_done"]
     for task in study.tasks:
         metrics += [f"{task}/auc_{part}" for part in ("mean", "se", "pooled", "folds")]
-    metrics.append("cost/seconds")
+    metrics += ["cv/auc_corrected", "cost/seconds"]
     parameters = sorted(name for name in ranked.columns if name.startswith("params."))
-    frame = ranked.reindex(columns=["trial", "status", *metrics, *parameters, "failed_folds", "run"])
+    frame = ranked.reindex(columns=["trial", "status", *metrics, *parameters, "failed_folds", "abandoned", "run"])
     for name in ("cv/folds_done", *(f"{task}/auc_folds" for task in study.tasks)):
         frame[name] = frame[name].astype("Int64")
-    complete = ranked["status"].eq("FINISHED")
+    complete = is_whole(ranked)
     frame.insert(0, "rank", complete.cumsum().where(complete).astype("Int64"))
     return frame
 
@@ -53,10 +53,12 @@ def show(study: ReadStudy, console: Console) -> None:
 def _cells(row: pd.Series, study: ReadStudy, parameters: list[str]) -> list[str]:
     folds = _text(row["cv/folds_done"])
     cells = [
-        str(row["rank"]) if pd.notna(row["rank"]) else row["status"].lower(),
+        str(row["rank"]) if pd.notna(row["rank"]) else "given up" if row["abandoned"] else row["status"].lower(),
         f"t{row['trial']:03d}",
         _auc(row["cv/auc_mean"], row["cv/auc_se"], row["cv/auc_pooled"], folds),
     ]
+    if row["abandoned"]:
+        cells[2] = f"about {with_error(_known(row['cv/auc_corrected']), None)}\n({folds})"
     for task in study.tasks:
         parts = (row[f"{task}/auc_{part}"] for part in ("mean", "se", "pooled", "folds"))
         mean, error, pooled, counted = parts
@@ -68,6 +70,8 @@ def _cells(row: pd.Series, study: ReadStudy, parameters: list[str]) -> list[str]
 
 def _auc(mean: float, error: float, pooled: float, folds: str) -> str:
     """Two lines: mean and standard error; AUC of the pooled predictions and how many folds counted."""
+    if _known(mean) is None and _known(pooled) is None and folds in {"", "0"}:
+        return ""
     return f"{with_error(_known(mean), _known(error))}\n{with_error(_known(pooled), None)} ({folds})"
 
 

@@ -8,8 +8,8 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from hilbert import __version__
 from hilbert.config import FitConfig
 from hilbert.features import FeatureStore
 from hilbert.folds import Fold
-from hilbert.training import FoldResult, fit
+from hilbert.training import EpochReport, FoldResult, fit
 
 RESULTS_VERSION = 1
 """Part of every fold job's identity: raised when a change of the model or of training changes results."""
@@ -71,6 +71,7 @@ class JobRecord:
         started: when, in seconds since 1970.
         seconds: wall-clock time.
         error: traceback of a job that failed, empty for one that is done.
+        stopped: the job was called off, because racing had given its configuration up.
         best_epoch: epoch whose weights were kept, from 1.
         epochs: each measure of the epochs, as a list.
         document_ids: held-out documents.
@@ -84,6 +85,7 @@ class JobRecord:
     started: float
     seconds: float
     error: str = ""
+    stopped: bool = False
     best_epoch: int = 0
     epochs: dict[str, list[float | None]] = field(default_factory=dict)
     document_ids: list[str] = field(default_factory=list)
@@ -107,12 +109,29 @@ def job_identity(config: FitConfig, fold: int, *, fingerprint: str, splits: str)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def run_job(job: FoldJob, data: StudyData) -> JobRecord:
-    """Runs a fold job in this process. A job that raises gives a record of its traceback."""
+class CalledOff(Exception):  # noqa: N818 (nothing went wrong)
+    """The job's configuration has been given up."""
+
+
+def run_job(job: FoldJob, data: StudyData, *, called_off: Callable[[], bool] = lambda: False) -> JobRecord:
+    """Runs a fold job in this process. A job that raises gives a record of its traceback.
+
+    Args:
+        job: the fold job.
+        data: what the jobs of the study share.
+        called_off: asked after every epoch whether the job shall stop.
+    """
     started = time.time()
+
+    def report(_: EpochReport) -> None:
+        if called_off():
+            raise CalledOff
+
     try:
         store = open_store(data.stores[job.store], data.fingerprints[job.store])
-        return record(job.identity, fit(job.config, store, data.folds[job.fold]), started)
+        return record(job.identity, fit(job.config, store, data.folds[job.fold], report=report), started)
+    except CalledOff:
+        return replace(failed(job, "", started), stopped=True)
     except Exception:
         return failed(job, traceback.format_exc(), started)
 

@@ -25,10 +25,12 @@ class SweepProgress:
 
     Args:
         jobs: fold jobs of the whole sweep, those of earlier runs included.
+        folds: fold jobs of one configuration.
         trials: configurations of the whole sweep.
         objective: name of what is maximised.
         workers: fold jobs at once.
         console: where to write.
+        hours: the budget of this run, if there is one.
         clock: seconds, monotonic.
     """
 
@@ -36,16 +38,18 @@ class SweepProgress:
         self,
         *,
         jobs: int,
+        folds: int,
         trials: int,
         objective: str,
         workers: int,
         console: Console,
+        hours: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.jobs, self.trials, self.objective, self.workers = jobs, trials, objective, workers
-        self.console, self.clock = console, clock
+        self.jobs, self.folds, self.trials, self.objective, self.workers = jobs, folds, trials, objective, workers
+        self.console, self.hours, self.clock = console, hours, clock
         self.best: list[tuple[Proposal, Summary]] = []
-        self.done = self.fresh = self.failed = self.complete = 0
+        self.done = self.fresh = self.failed = self.complete = self.abandoned = 0
         self.started = clock()
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
@@ -65,35 +69,49 @@ class SweepProgress:
         if self.console.is_terminal:
             self.live.stop()
 
-    def skip(self, jobs: int, trials: int) -> None:
-        """Counts what earlier runs completed."""
-        self.done, self.complete = self.done + jobs, self.complete + trials
-        self.bar.update(self.task, completed=self.done)
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the sweep, or this run of it, began."""
+        return self.clock() - self.started
 
     def job(self, *, failed: bool, fresh: bool) -> None:
         """Counts a fold job; `fresh` if it ran just now."""
         self.done, self.fresh, self.failed = self.done + 1, self.fresh + fresh, self.failed + failed
         self.bar.update(self.task, completed=self.done, left=self.time_left())
 
+    def give_up(self, jobs: int) -> None:
+        """Takes the fold jobs that an abandoned configuration is spared off the total."""
+        self.jobs -= jobs
+        self.bar.update(self.task, total=self.jobs)
+
     def trial(self, proposal: Proposal, summary: Summary) -> None:
-        """Takes in a configuration whose folds are all in."""
-        self.complete += 1
-        if summary.objective is not None:
+        """Takes in a configuration of which nothing more will come."""
+        self.complete, self.abandoned = self.complete + 1, self.abandoned + summary.abandoned
+        if summary.objective is not None and not summary.abandoned:
             self.best.append((proposal, summary))
             self.best.sort(key=lambda pair: -_objective(pair[1]))
         if not self.console.is_terminal:
             self.console.print(self._line(proposal, summary), markup=False, highlight=False, soft_wrap=True)
 
     def time_left(self) -> str:
-        """What the pace of the fold jobs that ran just now promises."""
+        """What the pace of the fold jobs that ran just now, and of racing so far, promises."""
         if not self.fresh:
             return ""
-        return f"{duration((self.clock() - self.started) / self.fresh * (self.jobs - self.done))} left"
+        pace = self.elapsed / self.fresh
+        spent = self.done / self.complete if self.complete else self.folds
+        open_jobs = max(self.jobs - self.done, 0)
+        expected = min(open_jobs, (self.trials - self.complete) * spent)
+        if self.hours is None or expected * pace <= 3600 * self.hours - self.elapsed:
+            return f"{duration(expected * pace)} left"
+        rest = max(3600 * self.hours - self.elapsed, 0)
+        return f"{duration(rest)} left, enough for about {rest / pace / spent:.0f} more configurations"
 
     def _line(self, proposal: Proposal, summary: Summary) -> str:
         result = _result(summary, self.objective)
         if summary.failed:
             result = f"failed on {len(summary.failed)} folds"
+        elif summary.abandoned:
+            result = f"given up after {summary.metrics['cv/folds_done']:.0f} folds, estimated at {result}"
         best = f"; best so far t{self.best[0][0].number:03d}" if self.best else ""
         counts = f"{self.complete}/{self.trials} trials, {self.done}/{self.jobs} fold jobs"
         return (
@@ -112,7 +130,8 @@ class SweepProgress:
             )
             values = "  ".join(f"{name} {_short(value)}" for name, value in proposal.parameters.items())
             table.add_row(f"t{proposal.number:03d}", _result(summary, self.objective), pooled, values)
-        notes = f"{self.failed} fold jobs failed" if self.failed else ""
+        counts = ((self.abandoned, "configurations given up"), (self.failed, "fold jobs failed"))
+        notes = ", ".join(f"{count} {what}" for count, what in counts if count)
         return Group(table, self.bar, notes)
 
 

@@ -5,6 +5,7 @@ curves, Tune's own loggers are off, and its pickled snapshots are not used: what
 folder as soon as it is done, and the search in its own journal.
 """
 
+import faulthandler
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,8 +31,8 @@ from tune.space import ResourcesConfig
 logger = logging.getLogger(__name__)
 
 FINISHED: str = Searcher.FINISHED
-RETRIES = 1
-"""How often a fold job is run again whose worker died; a job that merely raised is not."""
+ASK_EVERY = 2.0
+"""Seconds between a job's questions whether it has been called off."""
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -41,15 +43,37 @@ SETTINGS = {
 }
 
 
+@ray.remote(num_cpus=0)
+class Board:
+    """What all workers can read: which configurations have been given up."""
+
+    def __init__(self) -> None:
+        self.abandoned: set[int] = set()
+
+    def abandon(self, trial: int) -> None:
+        """Calls the jobs of a trial off."""
+        self.abandoned.add(trial)
+
+    def is_abandoned(self, trial: int) -> bool:
+        """Whether a trial's jobs are called off."""
+        return trial in self.abandoned
+
+
+def new_board() -> Any:
+    """Puts up a board; Ray takes it down with the sweep."""
+    return Board.remote()  # type: ignore[attr-defined]
+
+
 class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
     """A worker process: takes a pack of fold jobs, returns their records, waits for the next pack."""
 
-    def setup(self, config: dict[str, Any], data: StudyData) -> None:
-        """Called once a process; `data` lies in shared memory."""
+    def setup(self, config: dict[str, Any], data: StudyData, board: Any, limit: float | None) -> None:
+        """Called once a process; `data` lies in shared memory, `limit` is in seconds."""
         if not ray.get_gpu_ids():
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a job that asked for no GPU shall not find one
         prepare_worker()
-        self.data = data
+        self.data, self.board, self.limit = data, board, limit
+        self.asked = 0.0
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -59,16 +83,59 @@ class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """Runs the pack."""
-        records = [zlib.compress(run_job(job, self.data).to_json()) for job in self.jobs]
-        return {"records": records, "done": True}
+        return {"records": [zlib.compress(self._run(job).to_json()) for job in self.jobs], "done": True}
+
+    def _run(self, job: FoldJob) -> JobRecord:
+        with time_limit(self.limit, trace_of(job)):
+            return run_job(job, self.data, called_off=lambda: self._called_off(job.trial))
+
+    def _called_off(self, trial: int) -> bool:
+        """Asks the board, now and then."""
+        if self.board is None or time.monotonic() - self.asked < ASK_EVERY:
+            return False
+        self.asked = time.monotonic()
+        return bool(ray.get(self.board.is_abandoned.remote(trial)))
+
+
+@contextmanager
+def time_limit(seconds: float | None, trace: Path) -> Iterator[None]:
+    """Ends this process after so many seconds, whatever it hangs in, and leaves its stacks in the file `trace`.
+
+    The watch is kept by a thread outside of Python, which a hanging extension can't stop.
+    """
+    if seconds is None:
+        yield
+        return
+    with trace.open("w") as file:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    trace.unlink(missing_ok=True)
+
+
+def trace_of(job: FoldJob) -> Path:
+    """Where a job that was ended leaves its stacks, on its own machine."""
+    return Path(tempfile.gettempdir()) / f"hilbert-{job.identity}.trace"
+
+
+def _why_it_died(job: FoldJob, limit: float | None) -> str:
+    """What can be said of a job whose worker is gone."""
+    trace = trace_of(job)
+    stacks = trace.read_text(encoding="utf-8", errors="replace") if trace.exists() else ""
+    trace.unlink(missing_ok=True)
+    if stacks:
+        return f"{stacks}\nended after the time limit of {(limit or 0) / 60:g} minutes (resources.minutes_per_job)"
+    return "the worker process died: out of memory, killed, or its machine was lost"
 
 
 class FoldSearcher(Searcher):  # type: ignore[misc]
     """Hands the ledger's fold jobs to Tune as packs, and the workers' records back to the ledger."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, limit: float | None) -> None:
         super().__init__()
-        self.ledger = ledger
+        self.ledger, self.limit = ledger, limit
         self.out: dict[str, tuple[list[FoldJob], float]] = {}
         self.fault: Exception | None = None
 
@@ -101,7 +168,7 @@ class FoldSearcher(Searcher):  # type: ignore[misc]
         self, job: FoldJob, number: int, result: dict[str, Any] | None, started: float, error: bool
     ) -> JobRecord:
         if error or result is None or "records" not in result:
-            return failed(job, "the worker process died: out of memory, killed, or its machine was lost", started)
+            return failed(job, _why_it_died(job, self.limit), started)
         return JobRecord.from_json(zlib.decompress(result["records"][number]))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,32 +234,31 @@ def slots(resources: ResourcesConfig) -> int:
     return min(fitting, resources.workers or fitting)
 
 
-def run_ledger(ledger: Ledger, data: StudyData, resources: ResourcesConfig, concurrent: int) -> None:
+def run_ledger(ledger: Ledger, data: StudyData, resources: ResourcesConfig, concurrent: int, board: Any) -> None:
     """Runs fold jobs until the ledger has no more, or until Ctrl-C; what is done by then is in the ledger.
 
     Raises:
         Exception: what the ledger's callables raised.
     """
-    searcher = FoldSearcher(ledger)
+    limit = None if resources.minutes_per_job is None else 60 * resources.minutes_per_job
+    searcher = FoldSearcher(ledger, limit)
     trainable = ray.tune.with_resources(
-        ray.tune.with_parameters(FoldWorker, data=data),
+        ray.tune.with_parameters(FoldWorker, data=data, board=board, limit=limit),
         {"cpu": resources.cpus_per_job, "gpu": resources.gpus_per_job},
     )
     folder = tempfile.mkdtemp(prefix="hilbert-ray-")
+    tune_config = ray.tune.TuneConfig(
+        search_alg=searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=concurrent
+    )
+    run_config = ray.tune.RunConfig(
+        name="sweep",
+        storage_path=folder,
+        verbose=0,
+        checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed jobs are told by the ledger
     try:
-        ray.tune.Tuner(
-            trainable,
-            tune_config=ray.tune.TuneConfig(
-                search_alg=searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=concurrent
-            ),
-            run_config=ray.tune.RunConfig(
-                name="sweep",
-                storage_path=folder,
-                verbose=0,
-                failure_config=ray.tune.FailureConfig(max_failures=RETRIES),
-                checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
+        ray.tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if searcher.fault:

@@ -85,7 +85,13 @@ class Search:
         raise StudyError(f"search: {MOST_ATTEMPTS} proposals in a row were impossible combinations: {reason}")
 
     def tell(self, number: int, value: float | None) -> None:
-        """Says what became of a proposal: its objective, or None where a fold failed or the objective is undefined."""
+        """Says what became of a proposal.
+
+        Args:
+            number: of the proposal.
+            value: its objective, or an estimate of it where racing gave it up; None where a fold failed or the
+                objective is undefined.
+        """
         if value is None or not math.isfinite(value):
             self.optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         else:

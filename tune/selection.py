@@ -27,47 +27,83 @@ class Summary:
     """One configuration over its folds.
 
     Attributes:
-        metrics: `cv/auc_mean`, `cv/auc_se`, `cv/auc_pooled`, `cv/folds_done`; for each task `<task>/auc_mean`,
-            `<task>/auc_se`, `<task>/auc_pooled`, `<task>/auc_folds`; `cost/seconds`. What is undefined is not there.
+        metrics: `cv/folds_done` and `cost/seconds` always. Of a whole configuration `cv/auc_mean`, `cv/auc_se`,
+            `cv/auc_pooled`, and for each task `<task>/auc_mean`, `<task>/auc_se`, `<task>/auc_pooled` and
+            `<task>/auc_folds`; what is undefined is not there. Of an abandoned one `cv/auc_corrected`.
         folds: for each fold that is done, and in which every task's AUC is defined, their mean: the series `fold/auc`.
         failed: numbers of the folds whose job failed.
-        objective: what the search maximises; None where a fold failed or the objective is undefined.
+        objective: what the search is told; None where a fold failed or the objective is undefined.
+        abandoned: whether racing has given the configuration up.
     """
 
     metrics: Mapping[str, float]
     folds: Mapping[int, float]
     failed: Sequence[int]
     objective: float | None
+    abandoned: bool = False
+
+
+def fold_score(record: JobRecord, objective: str) -> float | None:
+    """What racing compares on one fold: the task's AUC, or the mean over the tasks whose AUC is defined there.
+
+    Which tasks are defined depends on the fold's labels alone, hence is the same for all configurations.
+    """
+    if objective in record.auc:
+        return record.auc[objective]
+    defined = [value for value in record.auc.values() if value is not None]
+    return float(np.mean(defined)) if defined else None
 
 
 def summarise(
-    records: Sequence[JobRecord], kinds: Mapping[str, Kind], folds: Sequence[Fold], objective: str = MEAN_AUC
+    records: Sequence[JobRecord],
+    kinds: Mapping[str, Kind],
+    folds: Sequence[Fold],
+    objective: str = MEAN_AUC,
+    *,
+    corrected: float | None = None,
 ) -> Summary:
-    """Sums up the fold jobs of one configuration.
+    """Sums up the fold jobs of one configuration. Means are given only where no fold is missing and none failed.
 
     `cv/auc_mean` is the mean over the tasks of `<task>/auc_mean`, the mean over the folds in which the task's AUC is
     defined. `cv/auc_se` is the standard error of the series `fold/auc`. `<task>/auc_pooled` is the AUC of all
     held-out predictions together, see `hilbert.metrics.pooled_auc`.
+
+    Args:
+        records: fold jobs, failed ones too.
+        kinds: the tasks.
+        folds: all folds.
+        objective: what the study maximises.
+        corrected: of an abandoned configuration, the estimate of its mean that the search is told.
     """
     done = sorted((record for record in records if not record.error), key=lambda record: record.fold)
+    failed = sorted(record.fold for record in records if record.error)
     metrics: dict[str, float | None] = {"cv/folds_done": len(done), "cost/seconds": sum(r.seconds for r in records)}
-    for task, kind in kinds.items():
-        mean, error, counted = mean_and_se([record.auc[task] for record in done])
-        metrics |= {f"{task}/auc_mean": mean, f"{task}/auc_se": error, f"{task}/auc_folds": counted}
-        metrics[f"{task}/auc_pooled"] = _pooled(done, task, kind, folds)
     series = {
         record.fold: float(np.mean([value for value in record.auc.values() if value is not None]))
         for record in done
         if all(record.auc[task] is not None for task in kinds)
     }
+    target = corrected
+    if corrected is not None:
+        metrics["cv/auc_corrected"] = corrected
+    elif len(done) == len(folds):
+        metrics |= _means(done, kinds, folds)
+        metrics["cv/auc_se"] = mean_and_se(list(series.values())).standard_error
+        target = metrics[objective_metric(objective)]
+    defined = {name: float(value) for name, value in metrics.items() if value is not None}
+    return Summary(defined, series, failed, target, abandoned=corrected is not None)
+
+
+def _means(done: Sequence[JobRecord], kinds: Mapping[str, Kind], folds: Sequence[Fold]) -> dict[str, float | None]:
+    """Means over the folds and pooled AUCs, of each task and over all tasks."""
+    metrics: dict[str, float | None] = {}
+    for task, kind in kinds.items():
+        mean, error, counted = mean_and_se([record.auc[task] for record in done])
+        metrics |= {f"{task}/auc_mean": mean, f"{task}/auc_se": error, f"{task}/auc_folds": counted}
+        metrics[f"{task}/auc_pooled"] = _pooled(done, task, kind, folds)
     for part in ("mean", "pooled"):
         metrics[f"cv/auc_{part}"] = _mean_if_whole([metrics[f"{task}/auc_{part}"] for task in kinds])
-    metrics["cv/auc_se"] = mean_and_se(list(series.values())).standard_error
-    target = metrics[objective_metric(objective)]
-    failed = sorted(record.fold for record in records if record.error)
-    whole = len(done) == len(folds)
-    defined = {name: float(value) for name, value in metrics.items() if value is not None}
-    return Summary(defined, series, failed, target if whole else None)
+    return metrics
 
 
 def _mean_if_whole(values: Sequence[float | None]) -> float | None:
@@ -76,9 +112,6 @@ def _mean_if_whole(values: Sequence[float | None]) -> float | None:
 
 
 def _pooled(done: Sequence[JobRecord], task: str, kind: Kind, folds: Sequence[Fold]) -> float | None:
-    """Pooled AUC of a task; None unless all folds are done."""
-    if len(done) < len(folds):
-        return None
     labels = [np.array(record.labels[task], dtype=np.float64) for record in done]
     scores = [np.array(record.scores[task], dtype=np.float64) for record in done]
     return pooled_auc(labels, scores, kind, repeats=[folds[record.fold].repeat for record in done])
@@ -98,16 +131,21 @@ def _is_defined(part: np.ndarray, cohort: np.ndarray, kind: Kind) -> bool:
     return present >= (2 if kind == "regression" else len(np.unique(cohort[~np.isnan(cohort)])))
 
 
+def is_whole(trials: pd.DataFrame) -> "pd.Series[bool]":
+    """Which trials were evaluated on every fold."""
+    return trials["status"].eq("FINISHED") & trials["abandoned"].eq("")
+
+
 def rank(trials: pd.DataFrame, objective: str = MEAN_AUC) -> pd.DataFrame:
-    """Trials best first by the objective; those without one, because a fold failed, come last.
+    """Trials best first by the objective; those that racing gave up, or in which a fold failed, come last.
 
     Args:
-        trials: one row a trial, columns named like the MLflow metrics, `trial`, `status`, and parameters.
+        trials: one row a trial, columns named like the MLflow metrics, `trial`, `status`, `abandoned`, and parameters.
         objective: `mean_auc`, `pooled_auc` or a task.
     """
     column = objective_metric(objective)
     frame = trials.assign(**{column: trials.get(column, np.nan)})
-    complete = frame["status"].eq("FINISHED") & frame[column].notna()
+    complete = is_whole(frame) & frame[column].notna()
     order = frame.assign(_complete=complete).sort_values(
         ["_complete", column, "trial"], ascending=[False, False, True], kind="stable"
     )

@@ -11,9 +11,9 @@ from hilbert.config import TaskConfig
 from hilbert.errors import StudyError
 from hilbert.training import EpochReport, FoldResult, fit
 from tune.job import open_store, prepare_worker, record
+from tune.plan import make_plan
 from tune.predictions import predictions
 from tune.space import Study
-from tune.sweep import make_plan
 
 
 def fit_fold(study: Study, number: int, *, output: Path | None, console: Console) -> int:

@@ -91,6 +91,10 @@ class ResourcesConfig(Section):
     """GPUs; 0.25 lets four jobs share one."""
     workers: Positive | None = None
     """Fold jobs at once, at most; without it as many as fit on the cluster. The results don't depend on it."""
+    retries: Count = 1
+    """How often a fold job is run again that failed: that raised, hung, or whose worker died."""
+    minutes_per_job: Annotated[float, Field(gt=0)] | None = None
+    """A fold job that takes longer counts as hanging and is ended; without it, none is."""
 
 
 class Study(Section):
@@ -118,8 +122,12 @@ class Study(Section):
     """Values of the training that are not searched."""
     search: dict[str, Choices | Range] = Field(default_factory=dict)
     """Dotted name of a value to where it is searched."""
-    racing: Literal["none"] = "none"
-    """Whether hopeless configurations are given up early. This version evaluates every configuration on every fold."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Hours after which no further fold job is started, counted anew each time the command runs."""
+    fold_jobs: Positive | None = None
+    """Fold jobs after which no further one is started, those of earlier runs included."""
+    racing: Literal["none", "wilcoxon", "successive-halving"] = "none"
+    """How a configuration that can't be hoped for is given up before all its folds have run; see `tune/racing.py`."""
     resources: ResourcesConfig = ResourcesConfig()
     """What a fold job occupies."""
     seed: Count = 0

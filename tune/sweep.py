@@ -6,140 +6,35 @@
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from hilbert.config import TaskConfig
-from hilbert.errors import StoreError, StudyError
-from hilbert.features import FeatureStore
-from hilbert.folds import Fold, class_counts, make_folds, splits_hash
-from hilbert.tasks import Labels, encode_labels
+from hilbert.errors import HilbertError, StudyError
 from tune import scheduling
 from tune.archive import Archive
-from tune.job import FoldJob, JobRecord, StudyData, job_identity
-from tune.ledger import Ledger, Trial
+from tune.job import FoldJob, JobRecord
+from tune.ledger import Ledger, Listener, Racing, Trial
+from tune.plan import Plan, fold_report, make_plan
 from tune.progress import SweepProgress
+from tune.racing import RULES, corrected_mean
+from tune.recorder import RecordedStudy, Recorder
 from tune.search import Proposal, Search
-from tune.selection import MEAN_AUC, summarise, undefined_tasks
+from tune.selection import fold_score, summarise
 from tune.space import Study
-from tune.tracking import RecordedStudy, Recorder, connect, tracking_uri
+from tune.tracking import connect, tracking_uri
+
+SPECULATION = 3
+"""Folds of a configuration that run at once, under racing, while others can be opened."""
+FIRST_JOBS = 8
+"""Of these, half that fail alike end the sweep."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A study whose data has been looked at: all that is fixed before the first fold job.
-
-    Attributes:
-        study: the study file.
-        data: stores and folds, as workers get them.
-        labels: the tasks' labels.
-    """
-
-    study: Study
-    data: StudyData
-    labels: dict[str, Labels]
-
-    def jobs(self, proposal: Proposal) -> list[FoldJob]:
-        """The fold jobs of a proposal."""
-        return [self.job(proposal, fold) for fold in range(len(self.data.folds))]
-
-    def job(self, proposal: Proposal, fold: int) -> FoldJob:
-        """One fold job of a proposal."""
-        fingerprint = self.data.fingerprints[proposal.store]
-        identity = job_identity(proposal.config, fold, fingerprint=fingerprint, splits=self.data.splits)
-        return FoldJob(proposal.number, fold, proposal.config, proposal.store, identity)
-
-    def task_configs(self) -> dict[str, TaskConfig]:
-        """The tasks with their classes."""
-        return {
-            name: TaskConfig(kind=found.spec.kind, classes=found.spec.classes) for name, found in self.labels.items()
-        }
-
-    def description(self) -> dict[str, Any]:
-        """What must stay the same for as long as the study goes on."""
-        content = self.study.model_dump(mode="json")
-        for name in ("trials", "resources", "storage", "tracking_uri", "features"):
-            del content[name]
-        return content | {"splits": self.data.splits[:12], "features": dict(self.data.fingerprints)}
-
-
-def make_plan(study: Study) -> Plan:
-    """Opens the stores, reads the labels, makes the folds.
-
-    Raises:
-        InputError: a store is damaged or lacks a modality, stores hold different documents, the labels don't fit the
-            tasks, or a task that is maximised has no fold in which its AUC is defined.
-    """
-    stores = {name: _open(folder) for name, folder in study.stores.items()}
-    first, *others = stores.values()
-    for store in others:
-        if not store.documents.equals(first.documents):
-            raise StoreError(
-                f"{store.folder}: holds other documents or labels than {first.folder}; extract both from one cohort"
-            )
-    labels = encode_labels(first.documents, study.tasks, source=str(first.folder / "documents.csv"))
-    folds = make_folds(
-        first.document_ids,
-        labels,
-        n_splits=study.folds.n_splits,
-        repeats=study.folds.repeats,
-        seed=study.folds.seed,
-        groups=first.groups,
-        inner_fraction=study.folds.inner_fraction,
-    )
-    _check_defined(study, labels, folds)
-    data = StudyData(
-        stores={name: str(store.folder) for name, store in stores.items()},
-        fingerprints={name: store.fingerprint for name, store in stores.items()},
-        folds=folds,
-        splits=splits_hash(folds, first.document_ids),
-    )
-    return Plan(study, data, labels)
-
-
-def _open(folder: str) -> FeatureStore:
-    store = FeatureStore.open(folder)
-    missing = [name for name in ("audio", "text") if getattr(store, name) is None]
-    if missing:
-        raise StoreError(
-            f"{folder}: holds no {missing[0]} features, and HILBERT needs both; extract with --{missing[0]}"
-        )
-    return store
-
-
-def _check_defined(study: Study, labels: dict[str, Labels], folds: Sequence[Fold]) -> None:
-    kinds = {task: found.spec.kind for task, found in labels.items()}
-    undefined = undefined_tasks(kinds, {task: found.values for task, found in labels.items()}, folds)
-    wanted = [task for task in undefined if study.objective in {MEAN_AUC, task}]
-    if wanted:
-        raise StudyError(
-            f"objective {study.objective}: no fold holds out every class of {wanted[0]!r}: its AUC is undefined"
-            f" in all {len(folds)} folds; use larger ones (folds: {{n_splits: 5, repeats: 5}}) or objective: pooled_auc"
-        )
-
-
-def fold_report(plan: Plan) -> str:
-    """How many held-out documents of each class every fold has, a line for each task and fold."""
-    counts = class_counts(plan.data.folds, plan.labels)
-    held_out = counts[counts["part"] == "held_out"]
-    lines = []
-    for task, labels in plan.labels.items():
-        classes = labels.spec.classes
-        table = held_out[held_out["task"] == task].pivot_table(index="fold", columns="class", values="documents")
-        names = [classes[int(column)] if classes else column for column in table.columns]
-        lines.append(f"{task}, held-out documents ({', '.join(names)}) by fold:")
-        lines.append(
-            "  "
-            + "  ".join(
-                f"{fold}: {'/'.join(f'{n:.0f}' for n in row)}"
-                for fold, row in zip(table.index, table.to_numpy(), strict=True)
-            )
-        )
-    return "\n".join(lines)
+class SweepError(HilbertError):
+    """The sweep can't go on."""
 
 
 @dataclass(frozen=True)
@@ -167,51 +62,124 @@ class Sweep:
         self.search = Search(plan.study, archive.journal)
         self.kinds = {task: found.spec.kind for task, found in plan.labels.items()}
         self.failed: list[int] = []
-        self.replaying = True
+        self.guard = FailureGuard()
+        self.board: Any = None
+        self.fresh = False  # whether records come from jobs that ran just now
+        self.jobs_known = 0
+        study = plan.study
+        racing = Racing(
+            rule=RULES[study.racing],
+            score=lambda record: fold_score(record, study.objective),
+            order=plan.order,
+            speculation=None if study.racing == "none" else SPECULATION,
+        )
         self.ledger = Ledger(
             propose=self._propose,
             plan=plan.jobs,
             lookup=self._lookup,
-            on_record=self._on_record,
-            on_complete=self._on_complete,
+            listener=Listener(self._on_record, self._on_close, self._on_abandon),
+            racing=racing,
+            retries=study.resources.retries,
+            may_hand_out=self._within_budget,
         )
 
     def run(self) -> bool:
         """Runs what is left to do; returns whether that was everything."""
-        study, folds = self.plan.study, len(self.plan.data.folds)
+        study = self.plan.study
         self.console.print("starting Ray ...", style="dim")
         with scheduling.ray_cluster(study.resources):
             workers = scheduling.slots(study.resources)
-            trials = max(study.trials, len(self.search.proposals()))
-            self.progress = SweepProgress(
-                jobs=trials * folds, trials=trials, objective=study.objective, workers=workers, console=self.console
-            )
-            with self.progress:
-                self.ledger.open(self.search.proposals())
-                self.replaying = False
-                scheduling.run_ledger(self.ledger, self.plan.data, study.resources, workers)
-        return self.ledger.finished
+            self.board = scheduling.new_board() if study.racing != "none" else None
+            with self._progress(workers):
+                self._replay()
+                self.fresh = True
+                scheduling.run_ledger(self.ledger, self.plan.data, study.resources, workers, self.board)
+        return self.ledger.complete or self._budget_spent()
+
+    def replay(self) -> None:
+        """Tells search and recorder again what lies in the archive; runs nothing."""
+        with self._progress(0):
+            self._replay()
+
+    def _progress(self, workers: int) -> SweepProgress:
+        study = self.plan.study
+        trials, folds = max(study.trials, len(self.search.proposals())), len(self.plan.data.folds)
+        self.progress = SweepProgress(
+            jobs=min(trials * folds, study.fold_jobs or trials * folds),
+            folds=folds,
+            trials=trials,
+            objective=study.objective,
+            workers=workers,
+            console=self.console,
+            hours=study.hours,
+        )
+        return self.progress
+
+    def _replay(self) -> None:
+        given_up = self.archive.abandoned()
+        self.ledger.open(self.search.proposals(), abandoned=lambda proposal: proposal.number in given_up)
 
     def _propose(self) -> Proposal | None:
         return self.search.ask() if len(self.search.proposals()) < self.plan.study.trials else None
+
+    def _within_budget(self) -> bool:
+        return not self._budget_spent()
+
+    def _budget_spent(self) -> bool:
+        study = self.plan.study
+        spent = study.fold_jobs is not None and self.progress.done + self.ledger.out >= study.fold_jobs
+        return spent or (study.hours is not None and self.progress.elapsed >= 3600 * study.hours)
 
     def _lookup(self, job: FoldJob) -> JobRecord | None:
         return self.archive.load(job.identity, failed=self.search.told(job.trial))
 
     def _on_record(self, trial: Trial, record: JobRecord) -> None:
-        if not self.replaying:
+        if self.fresh:
             self.archive.save(record)
         self.recorder.fold(trial.proposal, record)
-        self.progress.job(failed=bool(record.error), fresh=not self.replaying)
+        self.progress.job(failed=bool(record.error), fresh=self.fresh)
+        if self.fresh:
+            self.guard.look_at(record)
 
-    def _on_complete(self, trial: Trial) -> None:
+    def _on_abandon(self, trial: Trial) -> None:
+        self.archive.abandon(trial.proposal.number)
+        self.progress.give_up(trial.folds - len(trial.records))
+        if self.board is not None:
+            self.board.abandon.remote(trial.proposal.number)
+
+    def _on_close(self, trial: Trial) -> None:
         study, records = self.plan.study, list(trial.records.values())
-        summary = summarise(records, self.kinds, self.plan.data.folds, study.objective)
-        self.search.tell(trial.proposal.number, summary.objective)
+        number = trial.proposal.number
+        corrected = corrected_mean(number, self.ledger.standings) if trial.abandoned else None
+        summary = summarise(records, self.kinds, self.plan.data.folds, study.objective, corrected=corrected)
+        self.search.tell(number, summary.objective)
         self.recorder.trial(trial.proposal, records, summary)
         self.progress.trial(trial.proposal, summary)
         if summary.failed:
-            self.failed.append(trial.proposal.number)
+            self.failed.append(number)
+
+
+class FailureGuard:
+    """Ends a sweep whose first jobs fail alike: the fault is in the study, not in a job."""
+
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+
+    def look_at(self, record: JobRecord) -> None:
+        """Takes in the next record.
+
+        Raises:
+            SweepError: half of the first jobs ended with the same error.
+        """
+        if len(self.ends) >= FIRST_JOBS:
+            return
+        last = record.error.strip().splitlines()[-1] if record.error else ""
+        self.ends.append(last)
+        if last and self.ends.count(last) >= FIRST_JOBS // 2:
+            raise SweepError(
+                f"{self.ends.count(last)} of the first {len(self.ends)} fold jobs failed alike, so that the sweep was "
+                f"stopped. The error:\n{record.error.strip()}"
+            )
 
 
 def run_sweep(
@@ -227,19 +195,53 @@ def run_sweep(
 
     Raises:
         InputError: the study doesn't fit its data, or has changed since it began.
+        SweepError: half of the first fold jobs failed alike.
     """
-    console = console or Console(stderr=True)
+    return _with_archive(study, uri, hash_ids, console or Console(stderr=True), Sweep.run)
+
+
+def extended(study: Study, more: int) -> Study:
+    """The study with `more` configurations than it has proposed by now.
+
+    Raises:
+        StudyError: `more` is not positive, or nothing has been proposed yet.
+    """
+    archive = Archive(Path(study.storage) / study.study)
+    there = len(Search(study, archive.journal).proposals()) if archive.journal.exists() else 0
+    if more < 1 or not there:
+        raise StudyError(
+            f"--extend {more}: must be 1 or more, on a study that has begun; {study.study!r} has {there} trials"
+        )
+    return study.model_copy(update={"trials": there + more})
+
+
+def sync_study(
+    study: Study, *, uri: str | None = None, hash_ids: bool = False, console: Console | None = None
+) -> Outcome:
+    """Writes to MLflow whatever of a study is finished and not recorded; runs nothing. Arguments as `run_sweep`."""
+
+    def replay(sweep: Sweep) -> bool:
+        sweep.replay()
+        return True
+
+    return _with_archive(study, uri, hash_ids, console or Console(stderr=True), replay)
+
+
+def _with_archive(
+    study: Study, uri: str | None, hash_ids: bool, console: Console, run: Callable[[Sweep], bool]
+) -> Outcome:
     plan = make_plan(study)
     archive = Archive(Path(study.storage) / study.study)
     uri = tracking_uri(uri, study.tracking_uri)
     with archive.locked():
         archive.begin(plan.description())
+        archive.keep_study_file(study.model_dump(mode="json"))
         console.print(fold_report(plan), highlight=False, markup=False, soft_wrap=True)
         console.print(f"recording to {uri}", style="dim", highlight=False, soft_wrap=True)
         recorder = Recorder(_recorded(plan, archive, hash_ids), connect(uri))
         try:
             sweep = Sweep(plan, archive, recorder, console)
-            complete = sweep.run()
+            complete = run(sweep)
         finally:
             recorder.close()
     return Outcome(complete, sweep.failed, recorder.errors, uri)

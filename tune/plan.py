@@ -1,0 +1,137 @@
+"""A study whose data has been looked at: stores, labels and folds, checked before anything runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hilbert.config import TaskConfig
+from hilbert.errors import StoreError, StudyError
+from hilbert.features import FeatureStore
+from hilbert.folds import Fold, class_counts, make_folds, splits_hash
+from hilbert.tasks import Labels, encode_labels
+from tune.job import FoldJob, StudyData, job_identity
+from tune.racing import fold_order
+from tune.search import Proposal
+from tune.selection import MEAN_AUC, undefined_tasks
+from tune.space import Study
+
+MAY_CHANGE = ("trials", "hours", "fold_jobs", "racing", "resources", "storage", "tracking_uri", "features")
+"""Keys of the study file that may change while a study goes on; the features' contents may not."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study whose data has been looked at: all that is fixed before the first fold job.
+
+    Attributes:
+        study: the study file.
+        data: stores and folds, as workers get them.
+        labels: the tasks' labels.
+    """
+
+    study: Study
+    data: StudyData
+    labels: dict[str, Labels]
+
+    @property
+    def order(self) -> list[int]:
+        """The order in which folds are handed out: the same for all configurations, so that pairs exist early."""
+        return fold_order(len(self.data.folds), seed=self.study.folds.seed)
+
+    def jobs(self, proposal: Proposal) -> list[FoldJob]:
+        """The fold jobs of a proposal, in the order in which they run."""
+        return [self.job(proposal, fold) for fold in self.order]
+
+    def job(self, proposal: Proposal, fold: int) -> FoldJob:
+        """One fold job of a proposal."""
+        fingerprint = self.data.fingerprints[proposal.store]
+        identity = job_identity(proposal.config, fold, fingerprint=fingerprint, splits=self.data.splits)
+        return FoldJob(proposal.number, fold, proposal.config, proposal.store, identity)
+
+    def task_configs(self) -> dict[str, TaskConfig]:
+        """The tasks with their classes."""
+        return {
+            name: TaskConfig(kind=found.spec.kind, classes=found.spec.classes) for name, found in self.labels.items()
+        }
+
+    def description(self) -> dict[str, Any]:
+        """What must stay the same for as long as the study goes on."""
+        content = self.study.model_dump(mode="json")
+        for name in MAY_CHANGE:
+            del content[name]
+        return content | {"splits": self.data.splits[:12], "features": dict(self.data.fingerprints)}
+
+
+def make_plan(study: Study) -> Plan:
+    """Opens the stores, reads the labels, makes the folds.
+
+    Raises:
+        InputError: a store is damaged or lacks a modality, stores hold different documents, the labels don't fit the
+            tasks, or a task that is maximised has no fold in which its AUC is defined.
+    """
+    stores = {name: _open(folder) for name, folder in study.stores.items()}
+    first, *others = stores.values()
+    for store in others:
+        if not store.documents.equals(first.documents):
+            raise StoreError(
+                f"{store.folder}: holds other documents or labels than {first.folder}; extract both from one cohort"
+            )
+    labels = encode_labels(first.documents, study.tasks, source=str(first.folder / "documents.csv"))
+    folds = make_folds(
+        first.document_ids,
+        labels,
+        n_splits=study.folds.n_splits,
+        repeats=study.folds.repeats,
+        seed=study.folds.seed,
+        groups=first.groups,
+        inner_fraction=study.folds.inner_fraction,
+    )
+    _check_defined(study, labels, folds)
+    data = StudyData(
+        stores={name: str(store.folder) for name, store in stores.items()},
+        fingerprints={name: store.fingerprint for name, store in stores.items()},
+        folds=folds,
+        splits=splits_hash(folds, first.document_ids),
+    )
+    return Plan(study, data, labels)
+
+
+def _open(folder: str) -> FeatureStore:
+    store = FeatureStore.open(folder)
+    missing = [name for name in ("audio", "text") if getattr(store, name) is None]
+    if missing:
+        raise StoreError(
+            f"{folder}: holds no {missing[0]} features, and HILBERT needs both; extract with --{missing[0]}"
+        )
+    return store
+
+
+def _check_defined(study: Study, labels: dict[str, Labels], folds: Sequence[Fold]) -> None:
+    kinds = {task: found.spec.kind for task, found in labels.items()}
+    undefined = undefined_tasks(kinds, {task: found.values for task, found in labels.items()}, folds)
+    wanted = [task for task in undefined if study.objective in {MEAN_AUC, task}]
+    if wanted:
+        raise StudyError(
+            f"objective {study.objective}: no fold holds out every class of {wanted[0]!r}: its AUC is undefined"
+            f" in all {len(folds)} folds; use larger ones (folds: {{n_splits: 5, repeats: 5}}) or objective: pooled_auc"
+        )
+
+
+def fold_report(plan: Plan) -> str:
+    """How many held-out documents of each class every fold has, a line for each task and fold."""
+    counts = class_counts(plan.data.folds, plan.labels)
+    held_out = counts[counts["part"] == "held_out"]
+    lines = []
+    for task, labels in plan.labels.items():
+        classes = labels.spec.classes
+        table = held_out[held_out["task"] == task].pivot_table(index="fold", columns="class", values="documents")
+        names = [classes[int(column)] if classes else column for column in table.columns]
+        lines.append(f"{task}, held-out documents ({', '.join(names)}) by fold:")
+        lines.append(
+            "  "
+            + "  ".join(
+                f"{fold}: {'/'.join(f'{n:.0f}' for n in row)}"
+                for fold, row in zip(table.index, table.to_numpy(), strict=True)
+            )
+        )
+    return "\n".join(lines)
