@@ -212,3 +212,19 @@ def test_nothing_is_handed_out_beyond_the_budget():
 def test_many_workers_open_several_configurations_under_racing():
     books = Books(4, 8, racing=race(Wilcoxon(), 8))
     assert [books.ledger.next().trial for _ in range(9)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4), st.integers(0, 200), st.integers(0, 40))
+def test_taking_up_a_race_gives_up_nothing_that_is_whole(workers, seed, stop_after):
+    first = Books(4, 12, racing=race(Wilcoxon(), 12))
+    drive(first, workers, seed, stop_after=stop_after, judge=scored)
+    known = {f"{number}-{fold}": scored(first.plan(first.proposals[number])[fold]) for number, fold in first.recorded}
+    second = Books(4, 12, known=known, racing=race(Wilcoxon(), 12))
+    second.waiting = list(first.waiting)
+    opened = [p for p in first.proposals if p not in first.waiting]
+    second.ledger.open(opened, abandoned=lambda proposal: proposal.number in first.abandoned)
+    whole = [number for number, folds in first.completed if len(folds) == 12]
+    assert not set(whole) & set(second.abandoned)
+    drive(second, workers, seed + 1, judge=scored)
+    assert sorted(number for number, _ in second.completed) == [0, 1, 2, 3]

@@ -143,6 +143,7 @@ class Ledger:
             trial.pending.appendleft(job)
         elif not record.stopped:
             self._enter(trial, record)
+            self._race()
         self._close_what_is_done()
 
     @property
@@ -163,7 +164,8 @@ class Ledger:
     def _choose(self, ready: dict[int, Trial]) -> int | None:
         """The trial that the next job is taken from; None: a new one."""
         places = {number: (len(trial.running), len(trial.records)) for number, trial in ready.items()}
-        return next_trial(places, speculation=None if self.exhausted else self.racing.speculation)
+        speculation = None if self.exhausted else self.racing.speculation
+        return next_trial(places, speculation=speculation, rule=self.racing.rule)
 
     def _hand_out(self, trial: Trial) -> FoldJob:
         job = trial.pending.popleft()
@@ -179,15 +181,22 @@ class Ledger:
             if record is not None:
                 self._enter(trial, record)
         self._close_what_is_done()
+        self._race()  # only now: a trial that is whole must not be given up by the first of its records
 
     def _enter(self, trial: Trial, record: JobRecord) -> None:
         trial.records[record.fold] = record
         self.listener.on_record(trial, record)
+        self.standings[trial.proposal.number] = self._standing(trial)
+
+    def _standing(self, trial: Trial) -> Standing:
+        """A trial as the race sees it. One with a failed fold is never complete, hence never the incumbent."""
         scores = {fold: self.racing.score(found) for fold, found in trial.records.items() if not found.error}
-        defined = {fold: score for fold, score in scores.items() if score is not None}
-        complete = trial.whole and not trial.failed_folds
-        self.standings[trial.proposal.number] = Standing(defined, complete=complete, abandoned=trial.abandoned)
-        self._race()
+        return Standing(
+            {fold: score for fold, score in scores.items() if score is not None},
+            complete=trial.whole and not trial.failed_folds,
+            abandoned=trial.abandoned,
+            undefined=tuple(fold for fold, score in scores.items() if score is None),
+        )
 
     def _race(self) -> None:
         """Gives up the configurations that can't be hoped for any more."""
@@ -197,8 +206,7 @@ class Ledger:
             if self.racing.rule.hopeless(number, self.standings, self.racing.order):
                 trial.abandoned = True
                 trial.pending.clear()
-                scores = self.standings[number].scores
-                self.standings[number] = Standing(scores, complete=False, abandoned=True)
+                self.standings[number] = self._standing(trial)
                 self.listener.on_abandon(trial)
 
     def _close_what_is_done(self) -> None:
