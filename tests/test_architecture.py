@@ -19,6 +19,7 @@ HILBERT = [
     {"losses", "metrics", "folds", "features", "cohort", "encoders", "attention", "pooling", "experts", "batches"},
     {"shards", "model"},
     {"extraction", "prediction", "objective"},
+    {"trainer"},
     {"training"},
 ]
 TUNE = [

@@ -5,6 +5,7 @@ study_file.json                the study file as it was last run with
 proposals.journal              Optuna's journal
 jobs/<identity>.json           record of a fold job; written beside, then renamed
 jobs/<identity>.failed.json    record of its last failure
+checkpoints/<identity>.pt      state of a long fold job that is running
 abandoned.json                 numbers of the trials that racing has given up
 id_key                         key of the hashes that replace document ids
 lock                           held by the sweep that runs
@@ -34,9 +35,15 @@ class Archive:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            (folder / "jobs").mkdir(parents=True, exist_ok=True)
+            for name in ("jobs", "checkpoints"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"storage: {folder}: can't be written ({error.strerror}); name another folder") from None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where long fold jobs keep their state."""
+        return self.folder / "checkpoints"
 
     @property
     def journal(self) -> Path:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,8 @@ class Sweep:
             with self._progress(workers):
                 self._replay()
                 self.fresh = True
-                scheduling.run_ledger(self.ledger, self.plan.data, study.resources, workers, self.board)
+                data = replace(self.plan.data, checkpoints=str(self.archive.checkpoints.absolute()))
+                scheduling.run_ledger(self.ledger, data, study.resources, workers, self.board)
         return self.ledger.complete or self._budget_spent()
 
     def replay(self) -> None:
