@@ -127,15 +127,14 @@ def test_racing_spares_hopeless_configurations_their_folds(tmp_path, demo_store)
         folds={"n_splits": 8},
         train={"epochs": 6, "patience": 0},
         racing="wilcoxon",
-        trials=2,
+        trials=3,
         resources={"workers": 1},
-        search={"train.learning_rate": {"choices": [1e-3, 1e-6]}},
+        search={"train.learning_rate": {"choices": [1e-3, 1e-6, 2e-6, 3e-6, 4e-6, 5e-6]}},
     )
     done = hilbert("sweep", "study.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    if jobs_done(tmp_path) == 16:  # both proposals were the same
-        pytest.fail(done.stdout)
     assert "given up" in done.stdout
+    assert jobs_done(tmp_path) < 24
     before = records(tmp_path, "quick")
     again = hilbert("sweep", "study.yaml", folder=tmp_path)
     assert again.returncode == 0, again.stderr

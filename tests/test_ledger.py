@@ -228,3 +228,15 @@ def test_taking_up_a_race_gives_up_nothing_that_is_whole(workers, seed, stop_aft
     assert not set(whole) & set(second.abandoned)
     drive(second, workers, seed + 1, judge=scored)
     assert sorted(number for number, _ in second.completed) == [0, 1, 2, 3]
+    assert second.ledger.finished
+
+
+def test_a_trial_that_is_given_up_while_it_is_taken_up_is_closed():
+    books = Books(2, 12, racing=race(Wilcoxon(), 12))
+    books.waiting = []
+    books.known = {job.identity: scored(job) for job in books.plan(books.proposals[0])}
+    books.known |= {job.identity: scored(job) for job in books.plan(books.proposals[1])[:8]}
+    books.ledger.open(books.proposals)
+    assert books.abandoned == [1]
+    assert books.ledger.next() is None
+    assert books.ledger.finished

@@ -205,9 +205,13 @@ def sweep(options: argparse.Namespace) -> int:
     if not outcome.complete:
         print("hilbert: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return _unrecorded(study.study, outcome) or INTERRUPTED
+    if outcome.unrecorded:
+        return _unrecorded(study.study, outcome)
     _print_ranking(study.study, outcome.uri, csv=False)
-    print(f"\nLook at it:  mlflow ui --backend-store-uri {outcome.uri}", file=sys.stderr)
-    return _unrecorded(study.study, outcome) or (FAILED if outcome.failed else DONE)
+    server = outcome.uri.startswith("http")
+    look = outcome.uri if server else f"mlflow ui --backend-store-uri {outcome.uri}"
+    print(f"\nLook at it:  {look}", file=sys.stderr)
+    return FAILED if outcome.failed else DONE
 
 
 def sync(options: argparse.Namespace) -> int:

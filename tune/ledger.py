@@ -180,8 +180,9 @@ class Ledger:
         for _, record in jobs:
             if record is not None:
                 self._enter(trial, record)
+        self._close_what_is_done()  # first: a trial that is whole must not be given up by the first of its records
+        self._race()
         self._close_what_is_done()
-        self._race()  # only now: a trial that is whole must not be given up by the first of its records
 
     def _enter(self, trial: Trial, record: JobRecord) -> None:
         trial.records[record.fold] = record
