@@ -231,3 +231,4 @@ def test_sync_of_what_never_ran_is_refused(tmp_path):
     done = hilbert("sync", "quick", folder=tmp_path)
     assert done.returncode == 2
     assert "no study has been run here" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,10 @@ class ArchiveError(HilbertError):
 
 
 class Archive:
-    """The folder of one study; made where it is missing."""
+    """The folder of one study."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            for name in ("jobs", "checkpoints"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StudyError(f"storage: {folder}: can't be written ({error.strerror}); name another folder") from None
 
     @property
     def checkpoints(self) -> Path:
@@ -52,11 +47,17 @@ class Archive:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second sweep out; a process that ends in any way lets go.
+        """Makes the folder where it is missing, and keeps a second sweep out; a process that ends lets go.
 
         Raises:
-            StudyError: another process holds the study.
+            StudyError: another process holds the study, or the folder can't be made.
         """
+        try:
+            for name in ("jobs", "checkpoints"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"can't be written ({error.strerror}); name another folder"
+            raise StudyError(f"storage: {self.folder}: {reason}") from None
         lock = FileLock(self.folder / "lock", timeout=0)
         try:
             lock.acquire()
@@ -147,7 +148,8 @@ def _write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise ArchiveError(
             f"{path}: can't be written ({error.strerror}); the sweep stops, what is finished is kept. "
             "Make room, and the same command goes on"

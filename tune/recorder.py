@@ -167,7 +167,7 @@ class Recorder:
         return str(found.experiment_id)
 
     def _read(self) -> None:
-        """Finds what an earlier process recorded; a fold job whose record it did not finish is deleted."""
+        """Finds what an earlier process recorded; what it left half written is deleted."""
         for run in search_runs(self.client, self.experiment, "tags.`hilbert.level` = 'trial'"):
             key = _key(run.data.tags)
             self._parents[key] = run.info.run_id
@@ -176,7 +176,8 @@ class Recorder:
         names = {run_id: key for key, run_id in self._parents.items()}
         for run in search_runs(self.client, self.experiment, "tags.`hilbert.level` = 'fold'"):
             parent = names.get(run.data.tags.get("mlflow.parentRunId", ""))
-            if run.info.status in {"FINISHED", "FAILED"} and parent:
+            final = {"FINISHED", "FAILED"} if parent in self.finished else {"FINISHED"}  # a failed job may run again
+            if run.info.status in final and parent:
                 self._done.add((parent, run.data.tags["hilbert.fold"]))
             else:
                 self.client.delete_run(run.info.run_id)

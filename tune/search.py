@@ -65,6 +65,11 @@ class Search:
         """Whether it has been said what became of a proposal."""
         return self._trials()[number].state.is_finished()
 
+    def value(self, number: int) -> float | None:
+        """What has been told of a proposal; None for nothing, and for a failure."""
+        trial = self._trials()[number]
+        return trial.value if trial.state == TrialState.COMPLETE else None
+
     def ask(self) -> Proposal:
         """The next proposal.
 

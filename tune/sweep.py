@@ -42,7 +42,7 @@ class Outcome:
     """How a sweep ended.
 
     Attributes:
-        complete: whether all configurations have been tried; else it was interrupted.
+        complete: whether all configurations have been tried, or the budget is spent; else it was interrupted.
         failed: trials with a failed fold.
         unrecorded: what MLflow refused.
         uri: where it is recorded.
@@ -65,7 +65,6 @@ class Sweep:
         self.guard = FailureGuard()
         self.board: Any = None
         self.fresh = False  # whether records come from jobs that ran just now
-        self.jobs_known = 0
         study = plan.study
         racing = Racing(
             rule=RULES[study.racing],
@@ -144,14 +143,16 @@ class Sweep:
 
     def _on_abandon(self, trial: Trial) -> None:
         self.archive.abandon(trial.proposal.number)
-        self.progress.give_up(trial.folds - len(trial.records))
         if self.board is not None:
             self.board.abandon.remote(trial.proposal.number)
 
     def _on_close(self, trial: Trial) -> None:
         study, records = self.plan.study, list(trial.records.values())
-        number = trial.proposal.number
-        corrected = corrected_mean(number, self.ledger.standings) if trial.abandoned else None
+        number, corrected = trial.proposal.number, None
+        if trial.abandoned:
+            self.progress.give_up(trial.folds - len(records))
+            if not trial.failed_folds:
+                corrected = self.search.value(number) or corrected_mean(number, self.ledger.standings)
         summary = summarise(records, self.kinds, self.plan.data.folds, study.objective, corrected=corrected)
         self.search.tell(number, summary.objective)
         self.recorder.trial(trial.proposal, records, summary)
