@@ -119,7 +119,10 @@ class SweepProgress:
         )
 
     def _render(self) -> RenderableType:
-        table = Table(title=f"{self.complete} of {self.trials} configurations, {self.workers} at once", expand=False)
+        title = f"{self.complete} of {self.trials} configurations, {self.workers} fold jobs at once"
+        if not self.best:
+            return Group(title, self.bar)
+        table = Table(title=title, expand=False)
         for column in ("trial", self.objective, "pooled AUC by task", "parameters"):
             table.add_column(column, overflow="fold")
         for proposal, summary in self.best[:BEST]:
