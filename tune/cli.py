@@ -27,7 +27,6 @@ DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 STUDY_HELP = "study file (YAML): data, tasks, folds, what is searched"
 SET_HELP = "override a value of the study file by its dotted name, as in train.epochs=5; may be repeated"
-HASH_HELP = "replace document ids in artifacts by keyed hashes"
 URI_HELP = "MLflow server or store (default: $MLFLOW_TRACKING_URI, the study file's, else sqlite:///mlflow.db here)"
 
 
@@ -105,6 +104,11 @@ def _add_study(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_recording(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    command.add_argument("--hash-ids", action="store_true", help="replace document ids in artifacts by keyed hashes")
+
+
 def _add_sweep(commands: Commands) -> None:  # type: ignore[valid-type]
     command = commands.add_parser(  # type: ignore[attr-defined]
         "sweep",
@@ -113,8 +117,7 @@ def _add_sweep(commands: Commands) -> None:  # type: ignore[valid-type]
         "The same command goes on with an interrupted study, and with trials=N raised extends a finished one.",
     )
     _add_study(command)
-    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
-    command.add_argument("--hash-ids", action="store_true", help=HASH_HELP)
+    _add_recording(command)
     command.add_argument("--extend", type=int, metavar="N", help="try N configurations more than there are by now")
     command.set_defaults(run=sweep)
 
@@ -128,8 +131,7 @@ def _add_sync(commands: Commands) -> None:  # type: ignore[valid-type]
     )
     command.add_argument("study", metavar="STUDY", help="name of the study")
     command.add_argument("--storage", type=Path, default=Path("studies"), help="folder of the studies (%(default)s)")
-    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
-    command.add_argument("--hash-ids", action="store_true", help=HASH_HELP)
+    _add_recording(command)
     command.set_defaults(run=sync)
 
 

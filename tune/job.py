@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from hilbert import __version__
 from hilbert.config import FitConfig
 from hilbert.features import FeatureStore
 from hilbert.folds import Fold
@@ -222,7 +220,6 @@ def open_store(folder: str, fingerprint: str) -> FeatureStore:
     return store
 
 
-def prepare_worker() -> dict[str, Any]:
+def prepare_worker() -> None:
     """Sets a worker process up: one thread, so that jobs beside each other neither slow nor change one another."""
     torch.set_num_threads(1)
-    return {"pid": os.getpid(), "hilbert": __version__, "torch": torch.__version__}
