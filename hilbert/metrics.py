@@ -10,7 +10,7 @@ where the label is missing; documents without a label are ignored. ``scores`` ar
 A metric that these labels leave undefined is None: never 0, 0.5 or NaN. A score that is NaN is an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -91,19 +91,89 @@ def bootstrap_interval(
     Raises:
         ValueError: as `auc`, or an argument is out of its range.
     """
+    codes = group_codes(groups, len(np.asarray(y)))
+    return _interval([(y, scores, codes)], kind, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def pooled_interval(
+    labels: Sequence[ArrayLike],
+    scores: Sequence[ArrayLike],
+    kind: Kind,
+    *,
+    documents: Sequence[Sequence[str]],
+    groups: Mapping[str, object] | None = None,
+    repeats: Sequence[int] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of `pooled_auc`, as `bootstrap_interval`: groups are resampled.
+
+    A resample holds a document equally often in all repeats, so that repeats don't pass for more people.
+
+    Args:
+        labels: of each fold's held-out documents, [n].
+        scores: of the same documents, [n] or [n, C].
+        kind: of the task.
+        documents: ids of the same documents.
+        groups: document id to group; a document without a group is a group of its own.
+        repeats: which repeat each fold belongs to; one repeat if left out.
+        confidence: between 0 and 1.
+        resamples: 1 or more.
+        seed: >= 0.
+
+    Returns:
+        (low, high), or None where the AUC is undefined in the sample or in more than half of the resamples.
+
+    Raises:
+        ValueError: as `bootstrap_interval`.
+    """
+    ids = list(dict.fromkeys(name for fold in documents for name in fold))
+    known = groups or {}
+    code = dict(zip(ids, group_codes([known.get(name) for name in ids], len(ids)).tolist(), strict=True))
+    parts = [
+        (
+            np.concatenate([np.asarray(labels[fold], dtype=np.float64) for fold in members]),
+            np.concatenate([np.asarray(scores[fold], dtype=np.float64) for fold in members]),
+            np.array([code[name] for fold in members for name in documents[fold]], dtype=np.int64),
+        )
+        for members in _folds_by_repeat(len(labels), repeats)
+    ]
+    return _interval(parts, kind, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def _folds_by_repeat(folds: int, repeats: Sequence[int] | None) -> list[list[int]]:
+    """The folds of each repeat."""
+    of = np.zeros(folds, dtype=np.int64) if repeats is None else np.asarray(repeats)
+    return [np.flatnonzero(of == repeat).tolist() for repeat in np.unique(of)]
+
+
+def _interval(
+    parts: Sequence[tuple[ArrayLike, ArrayLike, NDArray[np.int64]]],
+    kind: Kind,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> tuple[float, float] | None:
+    """Interval of the mean AUC over parts: labels, scores and group codes of each, groups shared between parts."""
     if not 0 < confidence < 1 or resamples < 1:
         raise ValueError(f"confidence must be in (0, 1) and resamples >= 1, not {confidence} and {resamples}")
-    labelled = ~np.isnan(np.asarray(y, dtype=np.float64))
-    known, predicted = _labelled(y, scores, kind)
-    if not len(known):
+    labelled = [~np.isnan(np.asarray(y, dtype=np.float64)) for y, _, _ in parts]
+    known = [
+        (*_labelled(y, scores, kind), codes[mask]) for (y, scores, codes), mask in zip(parts, labelled, strict=True)
+    ]
+    everyone = np.unique(np.concatenate([codes for _, _, codes in known]))
+    if not len(everyone) or any(auc(y, scores, kind) is None for y, scores, _ in known):
         return None
-    codes = np.unique(group_codes(groups, len(labelled))[labelled], return_inverse=True)[1]
-    n_groups = codes.max() + 1
     generator = np.random.Generator(np.random.PCG64(seed))
-    draws = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)
-    values = _weighted_auc(known, predicted, kind, draws[:, codes].astype(np.float64))
+    draws = generator.multinomial(len(everyone), np.full(len(everyone), 1 / len(everyone)), size=resamples)
+    weights = draws.astype(np.float64)
+    values = np.mean(
+        [_weighted_auc(y, scores, kind, weights[:, everyone.searchsorted(codes)]) for y, scores, codes in known], axis=0
+    )
     values = values[~np.isnan(values)]
-    if auc(known, predicted, kind) is None or len(values) < _FEWEST_DEFINED * resamples:
+    if len(values) < _FEWEST_DEFINED * resamples:
         return None
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
@@ -187,12 +257,11 @@ def pooled_auc(
     Raises:
         ValueError: no folds, or as `auc`.
     """
-    of = np.zeros(len(labels), dtype=np.int64) if repeats is None else np.asarray(repeats)
-    if not len(labels) == len(scores) == len(of) > 0:
-        raise ValueError(f"{len(labels)} labels, {len(scores)} scores and {len(of)} repeats: one a fold, at least one")
+    counted = len(labels) if repeats is None else len(repeats)
+    if not len(labels) == len(scores) == counted > 0:
+        raise ValueError(f"{len(labels)} labels, {len(scores)} scores and {counted} repeats: one a fold, at least one")
     values = []
-    for repeat in np.unique(of):
-        members = np.flatnonzero(of == repeat).tolist()
+    for members in _folds_by_repeat(len(labels), repeats):
         y = np.concatenate([labels[fold] for fold in members])
         predicted = np.concatenate([scores[fold] for fold in members])
         values.append(auc(y, predicted, kind))

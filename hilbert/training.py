@@ -20,7 +20,7 @@ from hilbert.errors import InputError
 from hilbert.folds import Fold
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
-from hilbert.prediction import predict_scores
+from hilbert.prediction import predict, to_scores
 from hilbert.tasks import Labels, encode_labels
 from hilbert.trainer import EpochReport, State, Trainer, TrainingError
 
@@ -60,6 +60,7 @@ class FoldResult:
         labels: for each task [n], NaN where the label is missing.
         scores: for each task [n, C]: probabilities, or for regression numbers in the label's units.
         auc: for each task the AUC of the held-out documents, None where it is undefined.
+        usage: for each task [E]: the mean weight of every expert over the held-out documents; [1.0] for one expert.
         seconds: wall-clock time of the fit.
         model: the trained model, on the CPU, in evaluation mode.
     """
@@ -71,6 +72,7 @@ class FoldResult:
     labels: Scores
     scores: Scores
     auc: dict[str, float | None]
+    usage: Scores
     seconds: float
     model: Hilbert = field(repr=False)
 
@@ -89,7 +91,8 @@ def fit(
         config: the configuration.
         store: an open feature store.
         fold: which documents train, choose the epoch, and are held out. Without inner validation the last epoch counts.
-        report: called after every epoch, in this process. What it raises ends the fit.
+        report: called after every epoch, in this process, of the second training of `refit` too. What it raises ends
+            the fit.
         checkpoint: keeps the state of the training, so that a fit that was interrupted goes on with the same result.
 
     Raises:
@@ -104,7 +107,8 @@ def fit(
         torch.manual_seed(int(_seeds(config, fold).generate_state(1, np.uint64)[0]))
         model, epochs, best = _train_and_choose(config, store, fold, labels, device, report, checkpoint or Checkpoint())
     model = model.cpu().eval()
-    scores = predict_scores(model, store, fold.held_out)
+    outputs = predict(model, store, fold.held_out)
+    scores = {task: to_scores(found, model.config.tasks[task]) for task, found in outputs.logits.items()}
     truth = {task: found.values[fold.held_out] for task, found in labels.items()}
     return FoldResult(
         fold=fold.index,
@@ -114,6 +118,7 @@ def fit(
         labels=truth,
         scores=scores,
         auc={task: auc(truth[task], scores[task], found.spec.kind) for task, found in labels.items()},
+        usage=outputs.usage(),
         seconds=time.perf_counter() - started,
         model=model,
     )
@@ -146,7 +151,7 @@ def _train_and_choose(
     chosen = first.state()
     second = trainer(both, "second")
     second.run(
-        lambda _: None,
+        report,
         last=first.best_epoch,
         after_epoch=lambda: checkpoint.save(lambda: {"first": chosen, "second": second.state()}),
     )

@@ -25,6 +25,7 @@ QUICK = {
     "tasks": {"gender": "binary", "adult": "binary", "age_band": "multiclass"},
     "folds": {"n_splits": 3, "seed": 1},
     "trials": 2,
+    "racing": "none",
     "model": {"width": 16, "heads": 2, "experts": 2, "expert_width": 8},
     "train": {"epochs": 2},
     "search": {

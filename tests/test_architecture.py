@@ -23,19 +23,20 @@ HILBERT = [
     {"training"},
 ]
 TUNE = [
-    {"space", "formats", "racing"},
-    {"job", "search", "study_file"},
+    {"space", "formats", "racing", "guard", "provenance"},
+    {"job", "search", "study_file", "importance", "estimates"},
     {"predictions", "plots", "selection", "ledger", "archive"},
-    {"tracking", "scheduling", "plan"},
-    {"progress", "comparison", "recorder"},
+    {"tracking", "scheduling", "plan", "entries", "notes"},
+    {"progress", "comparison", "leaderboard", "runs", "study_files"},
+    {"recorder", "ui", "report"},
     {"sweep"},
     {"single"},
     {"cli"},
 ]
 ONLY_IN = {
     "ray": {"tune/scheduling.py"},
-    "optuna": {"tune/search.py"},
-    "mlflow": {"tune/tracking.py", "tune/recorder.py"},
+    "optuna": {"tune/search.py", "tune/importance.py"},
+    "mlflow": {"tune/tracking.py", "tune/runs.py", "tune/recorder.py"},
 }
 
 

@@ -1,16 +1,8 @@
 """What goes wrong in hours of training: jobs that hang, workers that die, servers that go away."""
 
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
-from sweeps import LIMIT, command, environment, hilbert, records, write_study
+from servers import Server, at_work, kill, started, wait_for
+from sweeps import LIMIT, hilbert, records, write_study
 
 from tune.tracking import connect, search_runs
 
@@ -21,50 +13,6 @@ ONE_STORE = {"trials": 1, "search": {}, "resources": {"workers": 1}}
 
 def jobs_done(folder, study="quick"):
     return len(list((folder / "studies" / study / "jobs").glob("*.json")))
-
-
-def wait_for(condition, process=None):
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert process is None or process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def start(*arguments, folder, **variables):
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=folder,
-        env=environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def fold_workers(driver):
-    """Processes of the sweep's workers: those that Ray named so, below the driver."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if (
-                entry.name.isdigit()
-                and b"FoldWorker" in (entry / "cmdline").read_bytes()
-                and driver in ancestors(entry.name)
-            ):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-def ancestors(process):
-    found = []
-    while process not in {"0", "1"}:
-        status = Path(f"/proc/{process}/status").read_text()
-        process = re.search(r"PPid:\s+(\d+)", status).group(1)
-        found.append(int(process))
-    return found
 
 
 def test_a_job_that_hangs_is_ended_and_told_with_its_stacks(tmp_path, demo_store):
@@ -82,12 +30,11 @@ def test_a_job_that_hangs_is_ended_and_told_with_its_stacks(tmp_path, demo_store
 def test_a_worker_that_is_killed_costs_its_job_alone(tmp_path, demo_store):
     changes = ONE_STORE | {"train": {"epochs": 40, "patience": 0}}
     write_study(tmp_path / "a", features=str(demo_store), **changes)
-    process = start("sweep", "study.yaml", folder=tmp_path / "a")
-    wait_for(lambda: jobs_done(tmp_path / "a") >= 1, process)
-    wait_for(lambda: fold_workers(process.pid), process)
-    for worker in fold_workers(process.pid):
-        os.kill(worker, signal.SIGKILL)
-    out, err = process.communicate(timeout=LIMIT)
+    with started("sweep", "study.yaml", folder=tmp_path / "a") as process:
+        wait_for(lambda: jobs_done(tmp_path / "a") >= 1, process)
+        wait_for(lambda: at_work(process.pid), process)
+        kill(*at_work(process.pid))
+        out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     write_study(tmp_path / "b", features=str(demo_store), **changes)
     assert hilbert("sweep", "study.yaml", folder=tmp_path / "b").returncode == 0
@@ -142,59 +89,10 @@ def test_racing_spares_hopeless_configurations_their_folds(tmp_path, demo_store)
     assert again.stdout == done.stdout
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-class Server:
-    """A real MLflow server on this machine, which can be stopped and started again."""
-
-    def __init__(self, folder):
-        self.folder, self.port, self.process = folder, free_port(), None
-        folder.mkdir()
-
-    @property
-    def uri(self):
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        arguments = [
-            "server",
-            "--port",
-            str(self.port),
-            "--workers",
-            "1",
-            "--backend-store-uri",
-            f"sqlite:///{self.folder}/m.db",
-        ]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *arguments, "--artifacts-destination", str(self.folder / "artifacts")],
-            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait_for(self.answers)
-
-    def answers(self):
-        with socket.socket() as tried:
-            return tried.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def stop(self):
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
 def server(tmp_path):
-    found = Server(tmp_path / "server")
-    found.start()
-    yield found
-    if found.process.poll() is None:
-        found.stop()
+    with Server(tmp_path / "server") as found:
+        yield found
 
 
 def recorded(server):
@@ -210,11 +108,11 @@ def test_training_goes_on_without_mlflow_and_records_are_written_when_it_is_back
     folder = tmp_path / "sweep"
     write_study(folder, features=str(demo_store), resources={"workers": 1})
     variables = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    process = start("sweep", "study.yaml", "--tracking-uri", server.uri, folder=folder, **variables)
-    wait_for(lambda: jobs_done(folder) >= 1, process)
-    server.stop()
-    wait_for(lambda: jobs_done(folder) == 6, process)
-    out, err = process.communicate(timeout=LIMIT)
+    with started("sweep", "study.yaml", "--tracking-uri", server.uri, folder=folder, **variables) as process:
+        wait_for(lambda: jobs_done(folder) >= 1, process)
+        server.stop()
+        wait_for(lambda: jobs_done(folder) == 6, process)
+        out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     assert "'hilbert sync quick' or the same command writes them" in err
     assert "Traceback" not in out + err

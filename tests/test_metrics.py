@@ -15,6 +15,7 @@ from hilbert.metrics import (
     expected_calibration_error,
     mean_and_se,
     pooled_auc,
+    pooled_interval,
 )
 
 SCORES = st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0, np.inf])
@@ -221,6 +222,51 @@ def test_pooled_auc_is_undefined_where_a_repeat_is():
         pooled_auc([], [], "binary")
     with pytest.raises(ValueError, match="2 labels, 1 scores"):
         pooled_auc([y, y], [scores], "binary")
+
+
+def folds_of(y, scores, *, repeats=1, seed=0):
+    """Labels, scores, ids and repeats of three folds, repeated with other scores."""
+    rng = np.random.default_rng(seed)
+    ids = np.array([f"d{row}" for row in range(len(y))])
+    labels, predicted, names, of = [], [], [], []
+    for repeat in range(repeats):
+        shown = scores if repeat == 0 else scores + 0.3 * rng.random(len(y))
+        for rows in np.array_split(rng.permutation(len(y)), 3):
+            labels.append(y[rows])
+            predicted.append(shown[rows])
+            names.append(ids[rows].tolist())
+            of.append(repeat)
+    return {"labels": labels, "scores": predicted, "documents": names, "repeats": of}
+
+
+def test_the_interval_of_one_repeat_is_that_of_the_predictions_together():
+    y, scores = binary(60)
+    parts = folds_of(y, scores)
+    order = [int(name[1:]) for fold in parts["documents"] for name in fold]
+    expected = bootstrap_interval(y[order], scores[order], "binary", resamples=300)
+    assert pooled_interval(**parts, kind="binary", resamples=300) == expected
+    groups = {f"d{row}": f"g{row // 3}" for row in range(60)}
+    grouped = pooled_interval(**parts, kind="binary", resamples=300, groups=groups)
+    names = [groups[f"d{row}"] for row in order]
+    assert grouped == bootstrap_interval(y[order], scores[order], "binary", resamples=300, groups=names)
+
+
+def test_the_interval_of_repeats_lies_about_their_pooled_auc_and_repeats_are_not_more_people():
+    y, scores = binary(60)
+    parts = folds_of(y, scores, repeats=5)
+    low, high = pooled_interval(**parts, kind="binary")
+    centre = pooled_auc(parts["labels"], parts["scores"], "binary", repeats=parts["repeats"])
+    assert low < centre < high
+    once = pooled_interval(**folds_of(y, scores), kind="binary")
+    assert high - low > 0.7 * (once[1] - once[0])  # taken for 300 people it would shrink to 0.45
+
+
+def test_the_pooled_interval_is_undefined_where_a_repeat_is():
+    y, scores = binary(20)
+    ids = [[f"d{row}" for row in range(20)]] * 2
+    assert pooled_interval([y, np.ones(20)], [scores, scores], "binary", documents=ids, repeats=[0, 1]) is None
+    missing = pooled_interval([y * np.nan], [scores], "binary", documents=ids[:1])
+    assert missing is None
 
 
 # ---- other metrics

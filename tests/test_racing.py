@@ -8,13 +8,13 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tune.estimates import estimates
 from tune.racing import (
     RULES,
     NoRacing,
     Standing,
     SuccessiveHalving,
     Wilcoxon,
-    corrected_mean,
     fold_order,
     incumbent,
     next_trial,
@@ -211,7 +211,7 @@ def test_successive_halving_judges_at_the_highest_rung_with_all_its_folds():
     assert not rule.hopeless(9, {**ahead, 9: Standing({3: 0.1, 1: 0.1, 0: 0.1}, undefined=[2])}, order)
 
 
-# --------------------------------------------------------------------------------------------------- the corrected mean
+# --------------------------------------------------------------------------------------------------- estimates
 
 
 @quick
@@ -227,7 +227,7 @@ def test_corrected_mean_is_exact_where_scores_are_trial_plus_fold(qualities, eff
         for t, (q, folds) in enumerate(zip(qualities, there, strict=True))
     }
     for trial, quality in enumerate(qualities):
-        assert corrected_mean(trial, table) == pytest.approx(quality + np.mean(effects), abs=1e-9)
+        assert estimates(table, {})[trial] == pytest.approx(quality + np.mean(effects), abs=1e-9)
 
 
 @quick
@@ -243,17 +243,17 @@ def test_corrected_mean_agrees_with_a_regression_on_indicators(table):
         expected = solution[trial] + solution[len(table) :].mean()
         behind = paired_differences(standing.scores, table[best].scores).sum() < 0
         if not behind or expected < table[best].mean - 1e-9:
-            assert corrected_mean(trial, table) == pytest.approx(expected, abs=1e-9)
+            assert estimates(table, {})[trial] == pytest.approx(expected, abs=1e-9)
 
 
 @quick
 @given(table=tables())
 def test_corrected_mean_of_a_complete_trial_is_its_mean_and_of_one_behind_is_below(table):
     best = incumbent(table)
-    assert corrected_mean(0, table) == pytest.approx(np.mean(list(table[0].scores.values())))
+    assert estimates(table, {})[0] == pytest.approx(np.mean(list(table[0].scores.values())))
     for trial, standing in table.items():
         if paired_differences(standing.scores, table[best].scores).sum() < 0:
-            assert corrected_mean(trial, table) < table[best].mean
+            assert estimates(table, {})[trial] < table[best].mean
 
 
 def test_least_squares_alone_would_put_a_trial_that_is_behind_above_the_incumbent():
@@ -261,13 +261,29 @@ def test_least_squares_alone_would_put_a_trial_that_is_behind_above_the_incumben
     table = {t: Standing({0: 0.0, 1: 1.0 - 0.01 * t}, complete=True) for t in range(1, 6)}
     table |= {0: Standing({0: 1.0, 1: 0.1}, complete=True), 9: Standing({0: 0.9})}
     assert incumbent(table) == 0
-    assert corrected_mean(9, table) == pytest.approx(0.55 - 0.1)
+    assert estimates(table, {})[9] == pytest.approx(0.55 - 0.1)
 
 
 def test_corrected_mean_without_an_incumbent_or_without_scores():
     table = {0: Standing({0: 0.5, 1: 0.7}), 1: Standing({1: 0.6}), 2: Standing({}, undefined=[0])}
-    assert corrected_mean(1, table) == pytest.approx(0.5)
-    assert corrected_mean(2, table) is None
+    assert estimates(table, {})[1] == pytest.approx(0.5)
+    assert estimates(table, {}).get(2) is None
+
+
+def test_estimates_are_on_the_scale_of_the_objective():
+    """The pooled AUC of a configuration is lower than its mean over folds, here by 0.1."""
+    table = {0: Standing({0: 0.5, 1: 0.7}, complete=True), 1: Standing({1: 0.6})}
+    assert estimates(table, {0: 0.5}) == pytest.approx({1: 0.4})
+    assert estimates({0: table[0]}, {0: 0.5}) == {}
+    assert estimates({}, {}) == {}
+
+
+@quick
+@given(table=tables(), shift=GRID)
+def test_a_shifted_objective_shifts_the_estimates(table, shift):
+    known = {trial: s.mean for trial, s in table.items() if s.complete}
+    moved = {trial: value + shift for trial, value in known.items()}
+    assert estimates(table, moved) == pytest.approx({t: v + shift for t, v in estimates(table, known).items()})
 
 
 # ------------------------------------------------------------------------------------------------------- handing out

@@ -58,11 +58,13 @@ def test_means_are_over_the_folds_that_are_defined_and_say_how_many():
     assert found["cost/seconds"] == 8
 
 
-def test_the_series_over_folds_has_only_folds_in_which_every_task_is_defined():
+def test_series_have_the_folds_in_which_they_are_defined():
     records, folds = make()
     found = summarise(records, KINDS, folds)
-    assert list(found.folds) == [0, 2, 3]
-    assert found.folds[2] == pytest.approx((records[2].auc["x"] + records[2].auc["y"]) / 2)
+    assert list(found.series["fold/auc"]) == [0, 1, 2, 3]
+    assert list(found.series["fold/y_auc"]) == [0, 2, 3]
+    assert found.series["fold/auc"][1] == records[1].auc["x"]
+    assert found.series["fold/auc"][2] == pytest.approx((records[2].auc["x"] + records[2].auc["y"]) / 2)
 
 
 def test_pooled_auc_is_that_of_all_predictions():
@@ -91,7 +93,7 @@ def test_a_failed_fold_is_never_hidden_in_a_mean(objective):
     found = summarise(records, KINDS, folds, objective)
     assert found.failed == [2]
     assert found.objective is None
-    assert found.metrics.keys() == {"cv/folds_done", "cost/seconds"}
+    assert found.metrics.keys() == {"cv/folds_done", "cost/seconds", "cost/gpu_seconds"}
     assert found.metrics["cv/folds_done"] == 3
 
 
@@ -109,7 +111,7 @@ def test_an_abandoned_configuration_has_an_estimate_and_no_mean():
     found = summarise(records[:2], KINDS, folds, corrected=0.61)
     assert found.abandoned
     assert found.objective == 0.61
-    assert found.metrics == {"cv/folds_done": 2, "cost/seconds": 4, "cv/auc_corrected": 0.61}
+    assert found.metrics == {"cv/folds_done": 2, "cost/seconds": 4, "cost/gpu_seconds": 0, "cv/auc_corrected": 0.61}
 
 
 def test_the_order_in_which_folds_came_in_changes_nothing():

@@ -15,9 +15,13 @@ from tune.tracking import connect, search_runs
 pytestmark = pytest.mark.timeout(400)
 
 TASKS = tuple(QUICK["tasks"])
-PARENT_METRICS = {"cv/auc_mean", "cv/auc_se", "cv/auc_pooled", "cv/folds_done", "cost/seconds", "fold/auc"} | {
-    f"{task}/auc_{part}" for task in TASKS for part in ("mean", "se", "pooled", "folds")
-}
+SERIES = {"fold/auc", *(f"fold/{task}_auc" for task in TASKS)}
+PARENT_METRICS = (
+    {"cv/auc_mean", "cv/auc_se", "cv/auc_pooled", "cv/folds_done", "cost/seconds", "cost/gpu_seconds"}
+    | {f"{task}/auc_{part}" for task in TASKS for part in ("mean", "se", "pooled", "folds")}
+    | SERIES
+)
+OF_CLASSES = ("auc", "average_precision", "balanced_accuracy", "brier", "calibration_error")
 
 
 def runs(folder: Path, study: str = "quick"):
@@ -66,7 +70,9 @@ def test_mlflow_holds_trials_and_fold_jobs_by_the_names_of_the_contract(one):
         assert run.info.status == "FINISHED"
         assert run.info.run_name.startswith(f"t{int(run.data.tags['hilbert.trial']):03d} ")
         assert run.data.metrics.keys() == PARENT_METRICS
-        assert run.data.params.keys() == {"loss.contrastive", "model.experts"}
+        assert run.data.params.keys() == {"loss.contrastive", "loss.contrastive.log10", "model.experts"}
+        logarithm = float(run.data.params["loss.contrastive.log10"])
+        assert 10**logarithm == pytest.approx(float(run.data.params["loss.contrastive"]), rel=1e-4)
         assert run.data.metrics["cv/folds_done"] == 3
         mine = [r for r in children if r.data.tags["mlflow.parentRunId"] == run.info.run_id]
         assert sorted(r.data.tags["hilbert.fold"] for r in mine) == ["0", "1", "2"]
@@ -76,7 +82,7 @@ def test_mlflow_holds_trials_and_fold_jobs_by_the_names_of_the_contract(one):
     for run in children:
         assert run.info.status == "FINISHED"
         assert {"hilbert.trial", "hilbert.fold", "hilbert.config", "hilbert.splits"} <= run.data.tags.keys()
-        assert {f"{task}/auc" for task in TASKS} <= run.data.metrics.keys()
+        assert {f"{task}/{name}" for task in TASKS for name in OF_CLASSES} <= run.data.metrics.keys()
         assert {
             "epoch/train_total",
             "epoch/train_contrastive",
@@ -119,7 +125,7 @@ def test_compare_prints_csv_best_first(one):
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["rank"] for row in rows] == ["1", "2"]
     assert float(rows[0]["cv/auc_mean"]) >= float(rows[1]["cv/auc_mean"])
-    assert PARENT_METRICS - {"fold/auc"} <= rows[0].keys()
+    assert PARENT_METRICS - SERIES <= rows[0].keys()
     assert rows[0]["params.model.experts"] in {"1", "2"}
 
 

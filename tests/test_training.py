@@ -75,6 +75,19 @@ def test_a_fit_leaves_the_global_random_states_alone():
     assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
 
 
+def test_the_second_training_of_a_refit_can_be_ended_too():
+    config, told = fit_config(epochs=2, refit=True, patience=5), []
+
+    def stop(epoch: dict[str, float]) -> None:
+        told.append(epoch["epoch"])
+        if len(told) > 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, STORE, FOLD, report=stop)
+    assert told == [1, 2, 1]
+
+
 def test_seed_and_fold_number_draw_other_weights():
     initial = []
     for seed, index in ((0, 0), (1, 0), (0, 1)):

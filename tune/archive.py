@@ -2,6 +2,7 @@
 
 study.json                     what the study was begun with: a changed one is refused
 study_file.json                the study file as it was last run with
+versions.json                  command, versions and commit that it was last run with
 proposals.journal              Optuna's journal
 jobs/<identity>.json           record of a fold job; written beside, then renamed
 jobs/<identity>.failed.json    record of its last failure
@@ -64,9 +65,18 @@ class Archive:
         except Timeout:
             raise StudyError(f"{self.folder}: another sweep of this study is running; wait for it or stop it") from None
         try:
+            self._mend_journal()
             yield
         finally:
             lock.release()
+
+    def _mend_journal(self) -> None:
+        """Cuts off a last line that a crash or a full disk has cut short, and frees a lock whose holder is dead."""
+        self.journal.with_name(f"{self.journal.name}.lock").unlink(missing_ok=True)
+        content = self.journal.read_bytes() if self.journal.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.journal, whole)
 
     def begin(self, description: Mapping[str, Any]) -> None:
         """Notes what the study is, or compares it with what it was begun with.
@@ -100,6 +110,15 @@ class Archive:
         """Notes the study file."""
         _write(self.folder / "study_file.json", json.dumps(content, indent=2).encode())
 
+    def keep_versions(self, content: Mapping[str, Any]) -> None:
+        """Notes what the study is run with: see `tune.provenance`."""
+        _write(self.folder / "versions.json", json.dumps(content, indent=2).encode())
+
+    def versions(self) -> dict[str, Any]:
+        """What the study was last run with; empty where that was not noted."""
+        path = self.folder / "versions.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
     def study_file(self) -> dict[str, Any]:
         """The study file as it was last run with.
 
@@ -111,6 +130,11 @@ class Archive:
             raise StudyError(f"{self.folder}: no study has been run here; --storage names another folder")
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
+
+    @property
+    def has_id_key(self) -> bool:
+        """Whether document ids have been replaced by hashes before."""
+        return (self.folder / "id_key").exists()
 
     def id_key(self) -> bytes:
         """The key of the hashes that replace document ids: made once, kept here, never recorded."""

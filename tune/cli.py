@@ -66,6 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sync(commands)
     _add_fit(commands)
     _add_compare(commands)
+    _add_ui(commands)
+    _add_report(commands)
     return parser
 
 
@@ -160,6 +162,33 @@ def _add_compare(commands: Commands) -> None:  # type: ignore[valid-type]
     command.set_defaults(run=compare)
 
 
+def _add_ui(commands: Commands) -> None:  # type: ignore[valid-type]
+    command = commands.add_parser(  # type: ignore[attr-defined]
+        "ui",
+        help="open a study's leaderboard in the browser",
+        description="Opens a study's trials, best first, in MLflow's pages. For a store without a server one is started, "
+        "on this computer alone, and ends with this command. The link goes to stdout.",
+    )
+    command.add_argument("study", metavar="STUDY", help="name of the study")
+    command.add_argument("--port", type=int, metavar="N", help="of the server that is started (5000, or a free one)")
+    command.add_argument("--no-browser", dest="browser", action="store_false", help="print the link alone")
+    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    command.set_defaults(run=ui)
+
+
+def _add_report(commands: Commands) -> None:  # type: ignore[valid-type]
+    command = commands.add_parser(  # type: ignore[attr-defined]
+        "report",
+        help="one HTML file that tells all of a study",
+        description="Writes one HTML file that needs no network: leaderboard, folds, parameters, the winner's curves, "
+        "cost, what was left out and why, data, splits, versions.",
+    )
+    command.add_argument("study", metavar="STUDY", help="name of the study")
+    command.add_argument("--output", type=Path, metavar="FILE", help="the file to write (STUDY-report.html)")
+    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+    command.set_defaults(run=report)
+
+
 # ---- commands --------------------------------------------------------------------------------------------------------
 
 
@@ -210,9 +239,7 @@ def sweep(options: argparse.Namespace) -> int:
     if outcome.unrecorded:
         return _unrecorded(study.study, outcome)
     _print_ranking(study.study, outcome.uri, csv=False)
-    server = outcome.uri.startswith("http")
-    look = outcome.uri if server else f"mlflow ui --backend-store-uri {outcome.uri}"
-    print(f"\nLook at it:  {look}", file=sys.stderr)
+    print(f"\nLook at it:  {outcome.look}", file=sys.stderr)
     return FAILED if outcome.failed else DONE
 
 
@@ -254,6 +281,24 @@ def compare(options: argparse.Namespace) -> int:
     from tune.tracking import tracking_uri
 
     return _print_ranking(options.study, tracking_uri(options.tracking_uri), csv=options.csv)
+
+
+def ui(options: argparse.Namespace) -> int:
+    """`hilbert ui`."""
+    from tune.ui import ui as show
+
+    return show(options.study, uri=options.tracking_uri, port=options.port, browser=options.browser)
+
+
+def report(options: argparse.Namespace) -> int:
+    """`hilbert report`."""
+    from tune.report import write_report
+    from tune.tracking import connect, tracking_uri
+
+    output = options.output or Path(f"{options.study}-report.html")
+    write_report(connect(tracking_uri(options.tracking_uri)), options.study, output)
+    print(output)
+    return DONE
 
 
 def _print_ranking(study: str, uri: str, *, csv: bool) -> int:

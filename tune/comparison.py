@@ -8,7 +8,9 @@ from tune.formats import duration, with_error
 from tune.selection import is_whole, objective_metric, rank
 from tune.tracking import ReadStudy
 
-FEATURES = "params.features"
+PARAMS = "params."
+FEATURES = PARAMS + "features"
+CAPTION = "AUC: mean over folds ± standard error; below it, pooled over all folds (folds that counted)"
 
 
 def ranking(study: ReadStudy) -> pd.DataFrame:
@@ -21,7 +23,7 @@ def ranking(study: ReadStudy) -> pd.DataFrame:
     for task in study.tasks:
         metrics += [f"{task}/auc_{part}" for part in ("mean", "se", "pooled", "folds")]
     metrics += ["cv/auc_corrected", "cost/seconds"]
-    parameters = sorted(name for name in ranked.columns if name.startswith("params."))
+    parameters = parameter_columns(ranked)
     frame = ranked.reindex(columns=["trial", "status", *metrics, *parameters, "failed_folds", "abandoned", "run"])
     for name in ("cv/folds_done", *(f"{task}/auc_folds" for task in study.tasks)):
         frame[name] = frame[name].astype("Int64")
@@ -33,39 +35,51 @@ def ranking(study: ReadStudy) -> pd.DataFrame:
 def show(study: ReadStudy, console: Console) -> None:
     """Prints the ranking; with several feature stores also the best of each."""
     frame = ranking(study)
-    parameters = [name for name in frame.columns if name.startswith("params.")]
+    parameters = parameter_columns(frame)
     table = Table(
         title=f"{study.name}: by {study.objective}",
         title_justify="left",
-        caption="AUC: mean over folds ± standard error; below it, pooled over all folds (folds that counted)",
+        caption=CAPTION,
         caption_justify="left",
     )
-    for column in ("rank", "trial", "all tasks", *study.tasks, "time"):
+    for column in headings(study):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("parameters", overflow="fold")
     for _, row in frame.iterrows():
-        table.add_row(*_cells(row, study, parameters))
+        values = "  ".join(f"{name.removeprefix(PARAMS)} {parameter(row[name])}" for name in parameters)
+        table.add_row(*cells(row, study), values)
     console.print(table)
     _groups(frame, study, console)
     _failures(frame, console)
 
 
-def _cells(row: pd.Series, study: ReadStudy, parameters: list[str]) -> list[str]:
+def parameter_columns(frame: pd.DataFrame) -> list[str]:
+    """Columns of the searched parameters, sorted; the logarithms that MLflow's plots need are left out."""
+    names = {str(name) for name in frame.columns if str(name).startswith(PARAMS)}
+    return sorted(name for name in names if name.removesuffix(".log10") not in names - {name})
+
+
+def headings(study: ReadStudy) -> list[str]:
+    """What stands above `cells`."""
+    return ["rank", "trial", "all tasks", *study.tasks, "time"]
+
+
+def cells(row: pd.Series, study: ReadStudy) -> list[str]:
+    """A row of the ranking as people read it; AUCs in two lines, see `CAPTION`."""
     folds = _text(row["cv/folds_done"])
-    cells = [
+    found = [
         str(row["rank"]) if pd.notna(row["rank"]) else "given up" if row["abandoned"] else row["status"].lower(),
         f"t{row['trial']:03d}",
         _auc(row["cv/auc_mean"], row["cv/auc_se"], row["cv/auc_pooled"], folds),
     ]
     if row["abandoned"]:
-        cells[2] = f"about {with_error(_known(row['cv/auc_corrected']), None)}\n({folds})"
+        found[2] = f"about {with_error(_known(row['cv/auc_corrected']), None)}\n({folds})"
     for task in study.tasks:
         parts = (row[f"{task}/auc_{part}"] for part in ("mean", "se", "pooled", "folds"))
         mean, error, pooled, counted = parts
-        cells.append(_auc(mean, error, pooled, _text(counted)))
+        found.append(_auc(mean, error, pooled, _text(counted)))
     seconds = _known(row["cost/seconds"])
-    values = "  ".join(f"{name.removeprefix('params.')} {_parameter(row[name])}" for name in parameters)
-    return [*cells, "" if seconds is None else duration(seconds), values]
+    return [*found, "" if seconds is None else duration(seconds)]
 
 
 def _auc(mean: float, error: float, pooled: float, folds: str) -> str:
@@ -107,7 +121,8 @@ def _text(value: str | int | float) -> str:
     return "" if pd.isna(value) else str(value)
 
 
-def _parameter(value: str) -> str:
+def parameter(value: str) -> str:
+    """A parameter's value, numbers to four digits."""
     try:
         number = float(value)
     except (TypeError, ValueError):

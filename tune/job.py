@@ -83,6 +83,8 @@ class JobRecord:
         labels: for each task a label per document, None where it is missing.
         scores: for each task a list of scores per document.
         auc: for each task the AUC of this fold, None where it is undefined.
+        usage: for each task the mean weight of every expert over the held-out documents; older records have none.
+        gpus: how many it occupied.
     """
 
     identity: str
@@ -97,6 +99,8 @@ class JobRecord:
     labels: dict[str, list[float | None]] = field(default_factory=dict)
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     auc: dict[str, float | None] = field(default_factory=dict)
+    usage: dict[str, list[float]] = field(default_factory=dict)
+    gpus: float = 0.0
 
     def to_json(self) -> bytes:
         """As JSON; every number comes back exactly."""
@@ -204,6 +208,7 @@ def record(identity: str, result: FoldResult, started: float) -> JobRecord:
         },
         scores={task: values.tolist() for task, values in result.scores.items()},
         auc=result.auc,
+        usage={task: values.tolist() for task, values in result.usage.items()},
     )
 
 

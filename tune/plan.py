@@ -27,11 +27,15 @@ class Plan:
         study: the study file.
         data: stores and folds, as workers get them.
         labels: the tasks' labels.
+        documents: ids of all documents.
+        groups: their groups; a document without one is a group of its own.
     """
 
     study: Study
     data: StudyData
     labels: dict[str, Labels]
+    documents: Sequence[str]
+    groups: Sequence[str]
 
     @property
     def order(self) -> list[int]:
@@ -93,7 +97,7 @@ def make_plan(study: Study) -> Plan:
         folds=folds,
         splits=splits_hash(folds, first.document_ids),
     )
-    return Plan(study, data, labels)
+    return Plan(study, data, labels, first.document_ids, first.groups)
 
 
 def _open(folder: str) -> FeatureStore:

@@ -220,6 +220,21 @@ def paired_differences(scores: Scores, others: Scores) -> Floats:
     return np.rint(np.array([scores[fold] - others[fold] for fold in shared], dtype=np.float64) / RESOLUTION)
 
 
+def shortfall(trial: int, table: Table) -> tuple[int, float, int] | None:
+    """Who a trial is furthest behind: the rival, by how much in the mean over the folds that both have, and how many.
+
+    The rival is the incumbent, or without one the trial that isn't given up with the largest lead. None without any.
+    """
+    best = incumbent(table)
+    rivals = [number for number, s in table.items() if number != trial and not s.abandoned] if best is None else [best]
+    pairs = [(number, paired_differences(table[trial].scores, table[number].scores)) for number in rivals]
+    found = [(float(d.mean()) * RESOLUTION, number, len(d)) for number, d in pairs if len(d)]
+    if not found:
+        return None
+    difference, rival, folds = min(found)
+    return rival, -difference, folds
+
+
 def signed_rank_p(differences: Floats) -> float:
     """Exact p-value of the one-sided Wilcoxon signed-rank test that differences lie below zero.
 
@@ -248,51 +263,3 @@ def _signed_rank_cdf(ranks: tuple[int, ...]) -> Floats:
         positive[rank:] = density[:-rank]
         density = (density + positive) / 2
     return density.cumsum()
-
-
-def corrected_mean(trial: int, table: Table) -> float | None:
-    """A trial's mean over all folds, estimated from the folds that it ran; None if it has no score.
-
-    Its plain mean over the folds that it ran would carry their luck: who was given up after easy folds would look
-    better than who ran them all. So their effects are taken out, as `fold_effects` estimates them from the whole table.
-    Exact where scores are trial + fold, and the plain mean for a complete trial.
-
-    This is what the search should be told of a trial that was given up, as the value of a finished one. Told as
-    pruned, TPE would rank it behind all complete ones, however bad, and pruned ones among themselves by how many folds
-    they ran and then by the raw score of the last fold, which is mostly that fold's luck.
-
-    Least squares alone can, rarely, put a trial above the incumbent although it is behind on their shared folds: where
-    the incumbent was luckier there than others. Then the estimate is the incumbent's mean plus the mean paired
-    difference, so that who is behind the incumbent is always told to be.
-    """
-    standing = table[trial]
-    if standing.complete or standing.mean is None:
-        return standing.mean
-    effects = fold_effects(table)
-    luck = math.fsum(effects[fold] for fold in standing.scores) / len(standing.scores)
-    estimate = standing.mean - luck + math.fsum(effects.values()) / len(effects)
-    best = incumbent(table)
-    if best is None:
-        return estimate
-    differences = paired_differences(standing.scores, table[best].scores)
-    top = table[best].mean
-    assert top is not None, "an incumbent has a mean"
-    behind = differences.sum() < 0 and estimate >= top
-    return top + float(differences.mean()) * RESOLUTION if behind else estimate
-
-
-def fold_effects(table: Table) -> dict[int, float]:
-    """Effect of every fold on the score, up to a constant, by least squares in score = trial + fold over all scores.
-
-    Solves the normal equations with the trials eliminated, [F, F]: with mask M [T, F], n_t folds of trial t and its
-    scores Y less their mean, (diag(sum_t M_t) - sum_t M_t M_t' / n_t) effects = sum_t Y_t. The solution of smallest
-    norm is taken, so that folds that no trial connects have equal effects in the mean.
-    """
-    rows = [standing.scores for standing in table.values() if standing.scores]
-    folds = sorted({fold for scores in rows for fold in scores})
-    Y = np.array([[scores.get(fold, np.nan) for fold in folds] for scores in rows], dtype=np.float64)
-    M = np.isfinite(Y).astype(np.float64)
-    Y = np.where(M, Y - np.nanmean(Y, axis=1, keepdims=True), 0.0)
-    normal = np.diag(M.sum(0)) - (M / M.sum(1, keepdims=True)).T @ M
-    effects = np.linalg.lstsq(normal, Y.sum(0), rcond=RESOLUTION)[0]
-    return dict(zip(folds, effects.tolist(), strict=True))

@@ -12,22 +12,28 @@ import itertools
 import json
 import logging
 import queue
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from hilbert.config import TaskConfig
 from hilbert.errors import InputError
+from hilbert.folds import Fold
+from tune import runs
+from tune.entries import DIGITS, fold_entries, parameter_texts, trial_entries
 from tune.job import JobRecord
-from tune.plots import roc_plot
+from tune.notes import pooled_intervals, rank_line, trial_body
+from tune.plots import draw_trial
 from tune.predictions import predictions
 from tune.search import Proposal
 from tune.selection import Summary
-from tune.tracking import FOLD, SQLITE, TRIAL, first_line, search_runs
+from tune.tracking import FOLD, NOTE, STUDY_FOLDER, TRIAL, first_line, search_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,15 +42,6 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER = (1.0, 5.0, 15.0, 30.0)
 """Seconds between attempts to write to MLflow when it does not answer."""
-MOST_METRICS = 1000  # in one batch: MLflow's own limit
-
-
-def _artifacts(client: "MlflowClient") -> str | None:
-    """Beside a sqlite file; None, MLflow's own choice, for a server."""
-    if not client.tracking_uri.startswith(SQLITE):
-        return None
-    folder = Path(client.tracking_uri.removeprefix(SQLITE)).parent / "mlartifacts"
-    return folder.as_uri()
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,13 @@ class RecordedStudy:
         tasks: the tasks with their classes.
         splits: hash of the folds.
         objective: what the search maximises.
+        folds: all folds.
+        groups: group of every document.
+        logarithmic: parameters that are searched on a log scale.
+        fingerprints: what is in each feature store.
+        commit: of the code.
+        note: description of the experiment, Markdown.
+        write_files: puts the files of the study as a whole into a folder.
         id_key: key of the hashes that replace document ids; None leaves the ids.
     """
 
@@ -65,7 +69,24 @@ class RecordedStudy:
     tasks: Mapping[str, TaskConfig]
     splits: str
     objective: str
+    folds: Sequence[Fold]
+    groups: Mapping[str, str]
+    logarithmic: Collection[str]
+    fingerprints: Mapping[str, str]
+    commit: str | None
+    note: str
+    write_files: Callable[[Path], None]
     id_key: bytes | None = None
+
+
+@dataclass
+class Noted:
+    """A trial that is recorded whole: its run, its note, and since it was last told, its summary."""
+
+    run: str
+    note: str
+    number: int
+    summary: Summary | None = field(default=None)
 
 
 class Recorder:
@@ -83,32 +104,39 @@ class Recorder:
         self._parents: dict[str, str] = {}  # run of each trial
         self._done: set[tuple[str, str]] = set()  # trial and fold of the fold jobs recorded
         self._taken_up: set[str] = set()  # trials whose run this process has made or continued
-        self.finished: set[str] = set()  # trials recorded whole
+        self.finished: dict[str, Noted] = {}  # trials recorded whole
         self._read()
-        self._half_written: str | None = None  # a fold job's run that was begun and not ended
+        self._in_doubt = False  # whether a request failed, of which nobody knows what it did
         self._complained = False
         self._closing = threading.Event()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
+        self._queue.put(self._write_study)
+
+    @property
+    def waiting(self) -> int:
+        """How many records are not written yet."""
+        return self._queue.qsize()
 
     def fold(self, proposal: Proposal, record: JobRecord) -> None:
         """Records a fold job, unless it is recorded already."""
         self._queue.put(lambda: self._write_fold(proposal, record))
 
-    def trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary) -> None:
-        """Records a trial whose folds are all in."""
-        self._queue.put(lambda: self._write_trial(proposal, list(records), summary))
+    def trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary, *, given_up: str = "") -> None:
+        """Records a trial of which nothing more will come; `given_up` says why racing ended it."""
+        self._queue.put(lambda: self._write_trial(proposal, list(records), summary, given_up))
 
     def close(self) -> None:
-        """Writes all that is waiting, and marks unfinished trials as stopped."""
+        """Writes all that is waiting, the ranks too, and marks unfinished trials as stopped."""
         self._closing.set()
         self._queue.put(None)
         self._thread.join()
         if not self.errors:
+            self._try(self._write_ranks)
             for key, run in self._parents.items():
                 if key not in self.finished:
-                    self._try(lambda run=run: self.client.set_terminated(run, "KILLED"))  # type: ignore[misc]
+                    self._try(partial(self.client.set_terminated, run, "KILLED"))
 
     # ---- in the thread -----------------------------------------------------------------------------------------------
 
@@ -128,11 +156,12 @@ class Recorder:
     def _try(self, task: Callable[[], None]) -> str | None:
         """Writes one thing; returns why it could not."""
         try:
-            if self._half_written is not None:
-                self.client.delete_run(self._half_written)
-                self._half_written = None
+            if self._in_doubt:
+                self._read()
+                self._in_doubt = False
             task()
         except Exception as error:
+            self._in_doubt = True
             if not self._complained:
                 self._complained = True
                 logger.warning(
@@ -150,9 +179,7 @@ class Recorder:
                 "hilbert.objective": self.study.objective,
                 "hilbert.tasks": json.dumps(list(self.study.tasks)),
             }
-            return str(
-                self.client.create_experiment(self.study.name, artifact_location=_artifacts(self.client), tags=tags)
-            )
+            return runs.create_experiment(self.client, self.study.name, tags)
         if found.lifecycle_stage != "active":
             raise InputError(
                 f"study {self.study.name!r}: its MLflow experiment was deleted; restore it with"
@@ -167,12 +194,17 @@ class Recorder:
         return str(found.experiment_id)
 
     def _read(self) -> None:
-        """Finds what an earlier process recorded; what it left half written is deleted."""
+        """Finds what is recorded; what was left half written, by an earlier process or a lost request, is deleted."""
+        told = {key: found.summary for key, found in self.finished.items()}
+        for known in (self._parents, self._done, self._taken_up, self.finished):
+            known.clear()
         for run in search_runs(self.client, self.experiment, "tags.`hilbert.level` = 'trial'"):
             key = _key(run.data.tags)
             self._parents[key] = run.info.run_id
             if run.info.status in {"FINISHED", "FAILED"}:
-                self.finished.add(key)
+                note = run.data.tags.get(NOTE, "")
+                number = int(run.data.tags["hilbert.trial"])
+                self.finished[key] = Noted(run.info.run_id, note, number, told.get(key))
         names = {run_id: key for key, run_id in self._parents.items()}
         for run in search_runs(self.client, self.experiment, "tags.`hilbert.level` = 'fold'"):
             parent = names.get(run.data.tags.get("mlflow.parentRunId", ""))
@@ -182,21 +214,29 @@ class Recorder:
             else:
                 self.client.delete_run(run.info.run_id)
 
-    def _parent(self, proposal: Proposal) -> str:
+    def _parent(self, proposal: Proposal, *, started: float) -> str:
         """The trial's run, made or taken up again when this process first needs it."""
         key = proposal_key(proposal)
         if key not in self._parents:
             name = f"t{proposal.number:03d} {proposal.configuration[:8]}"
-            run = self._create(name, time.time(), {"hilbert.level": TRIAL, **self._tags(proposal)})
-            self._batch(run, [], {name: str(value) for name, value in proposal.parameters.items()})
-            self._parents[key] = run
-        elif key not in self.finished and key not in self._taken_up:
-            self.client.update_run(self._parents[key], status="RUNNING")
+            tags = {"hilbert.level": TRIAL, **self._tags(proposal)}
+            self._parents[key] = runs.create_run(self.client, self.experiment, name, tags, started=started)
+        if key not in self.finished and key not in self._taken_up:
+            self._begin(self._parents[key], proposal)
         self._taken_up.add(key)
         return self._parents[key]
 
+    def _begin(self, run: str, proposal: Proposal) -> None:
+        """Writes what is known of a trial beforehand; said twice it is the same."""
+        self.client.update_run(run, status="RUNNING")
+        runs.log_batch(self.client, run, parameters=parameter_texts(proposal.parameters, self.study.logarithmic))
+        fingerprint = self.study.fingerprints[proposal.store]
+        profile = {"documents": len(self.study.groups), "splits": self.study.splits}
+        runs.log_dataset(self.client, run, name=proposal.store, fingerprint=fingerprint, profile=profile)
+
     def _write_fold(self, proposal: Proposal, record: JobRecord) -> None:
-        parent, key = self._parent(proposal), (proposal_key(proposal), str(record.fold))
+        parent = self._parent(proposal, started=record.started)
+        key = (proposal_key(proposal), str(record.fold))
         if key in self._done:
             return
         tags = {
@@ -206,51 +246,85 @@ class Recorder:
             "mlflow.parentRunId": parent,
             **self._tags(proposal),
         }
-        run = self._half_written = self._create(f"t{proposal.number:03d} f{record.fold:02d}", record.started, tags)
-        self._batch(run, _fold_metrics(record), {})
-        with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
-            if record.error:
-                (Path(folder) / "error.txt").write_text(record.error, encoding="utf-8")
-            else:
-                predictions([record], self.study.tasks, id_key=self.study.id_key).to_parquet(
-                    Path(folder) / "predictions.parquet", index=False
-                )
-            self.client.log_artifacts(run, folder)
-        ended = int(1000 * (record.started + record.seconds))
-        self.client.set_terminated(run, "FAILED" if record.error else "FINISHED", end_time=ended)
-        self._half_written = None
+        name, ended = f"t{proposal.number:03d} f{record.fold:02d}", record.started + record.seconds
+        run = runs.create_run(self.client, self.experiment, name, tags, started=record.started)
+        runs.log_batch(self.client, run, fold_entries(record, self.study.tasks), at=ended)
+        runs.log_files(self.client, run, lambda folder: self._write_fold_files(record, folder))
+        self.client.set_terminated(run, "FAILED" if record.error else "FINISHED", end_time=int(1000 * ended))
         self._done.add(key)
 
-    def _write_trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary) -> None:
-        parent, key = self._parent(proposal), proposal_key(proposal)
+    def _write_fold_files(self, record: JobRecord, folder: Path) -> None:
+        if record.error:
+            (folder / "error.txt").write_text(record.error, encoding="utf-8")
+        else:
+            self._predictions([record]).to_parquet(folder / "predictions.parquet", index=False)
+
+    def _write_trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary, given_up: str) -> None:
+        started = min((record.started for record in records), default=time.time())
+        parent, key = self._parent(proposal, started=started), proposal_key(proposal)
         if key in self.finished:
+            self.finished[key].summary = summary
             return
         for record in records:  # those that could not be written when they came in
             self._write_fold(proposal, record)
-        metrics = [_metric(name, value, 0) for name, value in summary.metrics.items()]
-        metrics += [_metric("fold/auc", value, fold) for fold, value in sorted(summary.folds.items())]
-        self._batch(parent, metrics, {})
         done = [record for record in records if not record.error]
-        with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
-            self._trial_artifacts(Path(folder), proposal, done)
-            self.client.log_artifacts(parent, folder)
+        tags = {}
         if summary.abandoned:
-            self.client.set_tag(parent, "hilbert.abandoned", f"after {len(done)} folds")
+            tags["hilbert.abandoned"] = f"after {len(done)} folds{given_up and f': {given_up}'}"
         if summary.failed:
-            self.client.set_tag(parent, "hilbert.failed_folds", ",".join(map(str, summary.failed)))
+            tags["hilbert.failed_folds"] = ",".join(map(str, summary.failed))
+        noted = Noted(parent, "", proposal.number, summary)
+        rank, of = self._ranks({**self.finished, key: noted}).get(key), 1 + len(self._ranks(self.finished))
+        body = self._note_body(records, summary, tags.get("hilbert.abandoned", ""))
+        noted.note = f"{rank_line(summary, self.study.objective, rank, of)}\n\n{body}"
+        ended = max((record.started + record.seconds for record in records), default=started)
+        runs.log_batch(self.client, parent, trial_entries(summary), at=ended, tags={NOTE: noted.note, **tags})
+        runs.log_files(self.client, parent, lambda folder: self._write_trial_files(proposal, done, folder))
         self.client.set_terminated(parent, "FAILED" if summary.objective is None else "FINISHED")
-        self.finished.add(key)
+        self.finished[key] = noted
 
-    def _trial_artifacts(self, folder: Path, proposal: Proposal, done: Sequence[JobRecord]) -> None:
+    def _note_body(self, records: Sequence[JobRecord], summary: Summary, given_up: str) -> str:
+        study, done = self.study, [record for record in records if not record.error]
+        kinds = {task: spec.kind for task, spec in study.tasks.items()}
+        intervals = pooled_intervals(done, kinds, study.folds, study.groups)
+        return trial_body(records, summary, intervals, folds=len(study.folds), given_up=given_up)
+
+    def _write_trial_files(self, proposal: Proposal, done: Sequence[JobRecord], folder: Path) -> None:
         content = {"features": proposal.store, **proposal.config.model_dump(mode="json")}
         (folder / "configuration.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
         if done:
-            predictions(done, self.study.tasks, id_key=self.study.id_key).to_parquet(
-                folder / "predictions.parquet", index=False
-            )
-            for task, spec in self.study.tasks.items():
-                if spec.classes:
-                    roc_plot(done, task, spec.classes, folder / f"roc_{task}.png")
+            self._predictions(done).to_parquet(folder / "predictions.parquet", index=False)
+            (folder / "plots").mkdir()
+            draw_trial(done, self.study.tasks, folder / "plots")
+
+    def _predictions(self, records: Sequence[JobRecord]) -> pd.DataFrame:
+        return predictions(records, self.study.tasks, id_key=self.study.id_key)
+
+    def _write_study(self) -> None:
+        """The files of the study as a whole, and the experiment's description."""
+        runs.log_experiment_files(self.client, self.experiment, STUDY_FOLDER, self.study.write_files)
+        self.client.set_experiment_tag(self.experiment, NOTE, self.study.note)
+
+    def _ranks(self, trials: Mapping[str, Noted]) -> dict[str, int]:
+        """Rank of each trial that has one: by the objective as it is recorded, then by number."""
+        ranked = {
+            key: (-round(found.summary.objective, DIGITS), found.number)
+            for key, found in trials.items()
+            if found.summary and found.summary.objective is not None and not found.summary.abandoned
+        }
+        return {key: place for place, key in enumerate(sorted(ranked, key=ranked.__getitem__), start=1)}
+
+    def _write_ranks(self) -> None:
+        """Brings the first line of every note up to date."""
+        ranks = self._ranks(self.finished)
+        for key, found in self.finished.items():
+            _, _, body = found.note.partition("\n")
+            if found.summary is None:
+                continue
+            note = f"{rank_line(found.summary, self.study.objective, ranks.get(key), len(ranks))}\n{body}"
+            if note != found.note:
+                self.client.set_tag(found.run, NOTE, note)
+                found.note = note
 
     def _tags(self, proposal: Proposal) -> dict[str, str]:
         return {
@@ -258,42 +332,8 @@ class Recorder:
             "hilbert.config": proposal.configuration,
             "hilbert.splits": self.study.splits[:12],
             "hilbert.features": proposal.store,
+            **({"hilbert.git": self.study.commit} if self.study.commit else {}),
         }
-
-    def _create(self, name: str, started: float, tags: dict[str, str]) -> str:
-        tags = {"mlflow.runName": name, "mlflow.source.name": "hilbert", "mlflow.source.type": "LOCAL", **tags}
-        run = self.client.create_run(self.experiment, start_time=int(1000 * started), run_name=name, tags=tags)
-        return str(run.info.run_id)
-
-    def _batch(self, run: str, metrics: Sequence[Any], parameters: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(name, value) for name, value in parameters.items()]
-        for start in range(0, max(len(metrics), 1), MOST_METRICS):
-            part = metrics[start : start + MOST_METRICS]
-            self.client.log_batch(run, metrics=part, params=params if start == 0 else [], synchronous=True)
-
-
-def _metric(name: str, value: float, step: int, *, digits: int | None = 4) -> Any:
-    from mlflow.entities import Metric
-
-    return Metric(name, value if digits is None else round(value, digits), int(1000 * time.time()), step)
-
-
-def _fold_metrics(record: JobRecord) -> list[Any]:
-    """`<task>/auc`, and every epoch's measures as `epoch/<name>` with step = epoch."""
-    found = [_metric(f"{task}/auc", value, 0) for task, value in record.auc.items() if value is not None]
-    found.append(_metric("cost/seconds", record.seconds, 0))
-    if not record.error:
-        found.append(_metric("best_epoch", record.best_epoch, 0))
-    for name, values in record.epochs.items():
-        if name != "epoch":
-            found += [
-                _metric(f"epoch/{name}", value, epoch, digits=None)
-                for epoch, value in enumerate(values, start=1)
-                if value is not None
-            ]
-    return found
 
 
 def proposal_key(proposal: Proposal) -> str:

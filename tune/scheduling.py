@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +133,9 @@ def _why_it_died(job: FoldJob, limit: float | None) -> str:
 class FoldSearcher(Searcher):  # type: ignore[misc]
     """Hands the ledger's fold jobs to Tune as packs, and the workers' records back to the ledger."""
 
-    def __init__(self, ledger: Ledger, limit: float | None) -> None:
+    def __init__(self, ledger: Ledger, limit: float | None, gpus: float) -> None:
         super().__init__()
-        self.ledger, self.limit = ledger, limit
+        self.ledger, self.limit, self.gpus = ledger, limit, gpus
         self.out: dict[str, tuple[list[FoldJob], float]] = {}
         self.fault: Exception | None = None
 
@@ -168,8 +168,10 @@ class FoldSearcher(Searcher):  # type: ignore[misc]
         self, job: FoldJob, number: int, result: dict[str, Any] | None, started: float, error: bool
     ) -> JobRecord:
         if error or result is None or "records" not in result:
-            return failed(job, _why_it_died(job, self.limit), started)
-        return JobRecord.from_json(zlib.decompress(result["records"][number]))
+            record = failed(job, _why_it_died(job, self.limit), started)
+        else:
+            record = JobRecord.from_json(zlib.decompress(result["records"][number]))
+        return replace(record, gpus=self.gpus)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher at the start; nobody reads it: the study's folder holds the state."""
@@ -241,7 +243,7 @@ def run_ledger(ledger: Ledger, data: StudyData, resources: ResourcesConfig, conc
         Exception: what the ledger's callables raised.
     """
     limit = None if resources.minutes_per_job is None else 60 * resources.minutes_per_job
-    searcher = FoldSearcher(ledger, limit)
+    searcher = FoldSearcher(ledger, limit, resources.gpus_per_job)
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(FoldWorker, data=data, board=board, limit=limit),
         {"cpu": resources.cpus_per_job, "gpu": resources.gpus_per_job},

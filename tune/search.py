@@ -6,6 +6,7 @@ own, for every proposal, so that an interrupted search goes on as an uninterrupt
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,12 @@ class Proposal:
 
 
 class Search:
-    """The proposals of one study, kept in a journal file."""
+    """The proposals of one study, kept in a journal file.
+
+    Attributes:
+        proposals: all so far, of earlier processes too, but for impossible combinations.
+        told: what has been told of proposals by their numbers; None for a failure.
+    """
 
     def __init__(self, study: Study, journal: Path) -> None:
         self.study = study
@@ -54,60 +60,71 @@ class Search:
         self.optuna = optuna.create_study(
             storage=storage, study_name=study.study, direction="maximize", load_if_exists=True
         )
-        if not self._trials() and study.search and len(study.defaults) == len(study.search):
-            self.optuna.enqueue_trial(dict(study.defaults))
+        self.proposals = [self._proposal(t.number, t.params) for t in self._trials() if _is_real(t)]
+        self.told = {t.number: t.value for t in self._trials() if t.state.is_finished()}
 
-    def proposals(self) -> list[Proposal]:
-        """All proposals so far, of earlier processes too, but for impossible combinations."""
-        return [self._proposal(t.number, t.params) for t in self._trials() if _is_real(t)]
-
-    def told(self, number: int) -> bool:
-        """Whether it has been said what became of a proposal."""
-        return self._trials()[number].state.is_finished()
-
-    def value(self, number: int) -> float | None:
-        """What has been told of a proposal; None for nothing, and for a failure."""
-        trial = self._trials()[number]
-        return trial.value if trial.state == TrialState.COMPLETE else None
-
-    def ask(self) -> Proposal:
+    def ask(self, estimates: Mapping[int, float] | None = None) -> Proposal:
         """The next proposal.
 
         The first is the study file's own values, where all of them are within the search.
 
+        Args:
+            estimates: what the objective of proposals is thought to be that aren't told yet, or were told too early to
+                be exact. Without one, TPE takes a proposal that isn't told for a bad one, so that workers spread; the
+                promising run longest under racing, and would keep it from where they are.
+
         Raises:
             StudyError: the searched values don't go together, however they are drawn.
         """
+        reason = ""
         for _ in range(MOST_ATTEMPTS):
-            self.optuna.sampler = self._sampler(sum(t.state != TrialState.WAITING for t in self._trials()))
-            trial = self.optuna.ask(self.space)
+            number, parameters = len(self._trials()), self._drawn(estimates or {})
             try:
-                return self._proposal(trial.number, trial.params)
+                proposal = self._proposal(number, parameters)
             except ValidationError as error:
-                trial.set_user_attr("impossible", error.errors()[0]["msg"])
-                self.optuna.tell(trial.number, state=TrialState.FAIL)
-                reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+                reason = str(error.errors()[0]["msg"])
+                self._note(parameters, TrialState.FAIL, impossible=reason)
+                continue
+            self._note(parameters, TrialState.RUNNING)
+            self.proposals.append(proposal)
+            return proposal
+        reason = reason.removeprefix("Value error, ")
         raise StudyError(f"search: {MOST_ATTEMPTS} proposals in a row were impossible combinations: {reason}")
 
+    def _drawn(self, estimates: Mapping[int, float]) -> Parameters:
+        """Parameters of the next proposal, drawn by TPE in a copy of the study that knows the estimates."""
+        trials, defaults = self._trials(), self.study.defaults
+        if not trials and self.study.search and len(defaults) == len(self.study.search):
+            return dict(defaults)
+        seed = int(np.random.SeedSequence([self.study.seed, len(trials)]).generate_state(1)[0])
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        copy = optuna.create_study(direction="maximize", sampler=sampler)
+        copy.add_trials([_estimated(trial, estimates.get(trial.number)) for trial in trials])
+        return dict(copy.ask(self.space).params)
+
+    def _note(self, parameters: Parameters, state: TrialState, **attributes: str) -> None:
+        """Writes a proposal to the journal, in one line: there is never half a proposal."""
+        trial = optuna.create_trial(
+            params=dict(parameters), distributions=self.space, state=state, user_attrs=attributes
+        )
+        self.optuna.add_trial(trial)
+
     def tell(self, number: int, value: float | None) -> None:
-        """Says what became of a proposal.
+        """Says what became of a proposal; the first word counts.
 
         Args:
             number: of the proposal.
             value: its objective, or an estimate of it where racing gave it up; None where a fold failed or the
                 objective is undefined.
         """
-        if value is None or not math.isfinite(value):
-            self.optuna.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-        else:
-            self.optuna.tell(number, value, skip_if_finished=True)
+        if number in self.told:
+            return
+        self.told[number] = value = value if value is not None and math.isfinite(value) else None
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        self.optuna.tell(number, value, state=state, skip_if_finished=True)
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        seed = int(np.random.SeedSequence([self.study.seed, number]).generate_state(1)[0])
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 
     def _proposal(self, number: int, parameters: Parameters) -> Proposal:
         config, store = self.study.configuration(parameters), self.study.store(parameters)
@@ -115,7 +132,14 @@ class Search:
 
 
 def _is_real(trial: optuna.trial.FrozenTrial) -> bool:
-    return trial.state != TrialState.WAITING and "impossible" not in trial.user_attrs
+    return "impossible" not in trial.user_attrs
+
+
+def _estimated(trial: optuna.trial.FrozenTrial, value: float | None) -> optuna.trial.FrozenTrial:
+    """A trial as if it had been told `value`; one that failed stays so."""
+    if value is None or trial.state == TrialState.FAIL:
+        return trial
+    return optuna.create_trial(value=value, params=trial.params, distributions=trial.distributions)
 
 
 def _distribution(study: Study, name: str, parameter: Parameter) -> BaseDistribution:

@@ -27,17 +27,18 @@ class Summary:
     """One configuration over its folds.
 
     Attributes:
-        metrics: `cv/folds_done` and `cost/seconds` always. Of a whole configuration `cv/auc_mean`, `cv/auc_se`,
-            `cv/auc_pooled`, and for each task `<task>/auc_mean`, `<task>/auc_se`, `<task>/auc_pooled` and
+        metrics: `cv/folds_done`, `cost/seconds` and `cost/gpu_seconds` always. Of a whole configuration `cv/auc_mean`,
+            `cv/auc_se`, `cv/auc_pooled`, and for each task `<task>/auc_mean`, `<task>/auc_se`, `<task>/auc_pooled` and
             `<task>/auc_folds`; what is undefined is not there. Of an abandoned one `cv/auc_corrected`.
-        folds: for each fold that is done, and in which every task's AUC is defined, their mean: the series `fold/auc`.
+        series: values by fold, of the folds that are done: `fold/<task>_auc`, and `fold/auc`, the mean over the tasks
+            whose AUC is defined in the fold.
         failed: numbers of the folds whose job failed.
         objective: what the search is told; None where a fold failed or the objective is undefined.
         abandoned: whether racing has given the configuration up.
     """
 
     metrics: Mapping[str, float]
-    folds: Mapping[int, float]
+    series: Mapping[str, Mapping[int, float]]
     failed: Sequence[int]
     objective: float | None
     abandoned: bool = False
@@ -77,21 +78,30 @@ def summarise(
     """
     done = sorted((record for record in records if not record.error), key=lambda record: record.fold)
     failed = sorted(record.fold for record in records if record.error)
-    metrics: dict[str, float | None] = {"cv/folds_done": len(done), "cost/seconds": sum(r.seconds for r in records)}
-    series = {
-        record.fold: float(np.mean([value for value in record.auc.values() if value is not None]))
-        for record in done
-        if all(record.auc[task] is not None for task in kinds)
+    metrics: dict[str, float | None] = {
+        "cv/folds_done": len(done),
+        "cost/seconds": sum(r.seconds for r in records),
+        "cost/gpu_seconds": sum(r.seconds * r.gpus for r in records),
     }
+    series = _series(done, kinds)
     target = corrected
     if corrected is not None:
         metrics["cv/auc_corrected"] = corrected
     elif len(done) == len(folds):
         metrics |= _means(done, kinds, folds)
-        metrics["cv/auc_se"] = mean_and_se(list(series.values())).standard_error
+        whole = [series["fold/auc"][r.fold] for r in done if all(r.auc[task] is not None for task in kinds)]
+        metrics["cv/auc_se"] = mean_and_se(whole).standard_error
         target = metrics[objective_metric(objective)]
     defined = {name: float(value) for name, value in metrics.items() if value is not None}
     return Summary(defined, series, failed, target, abandoned=corrected is not None)
+
+
+def _series(done: Sequence[JobRecord], kinds: Mapping[str, Kind]) -> dict[str, dict[int, float]]:
+    """`fold/<task>_auc` and `fold/auc` by fold."""
+    found = {"fold/auc": {r.fold: score for r in done if (score := fold_score(r, MEAN_AUC)) is not None}}
+    for task in kinds:
+        found[f"fold/{task}_auc"] = {r.fold: value for r in done if (value := r.auc[task]) is not None}
+    return found
 
 
 def _means(done: Sequence[JobRecord], kinds: Mapping[str, Kind], folds: Sequence[Fold]) -> dict[str, float | None]:

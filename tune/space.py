@@ -126,7 +126,7 @@ class Study(Section):
     """Hours after which no further fold job is started, counted anew each time the command runs."""
     fold_jobs: Positive | None = None
     """Fold jobs after which no further one is started, those of earlier runs included."""
-    racing: Literal["none", "wilcoxon", "successive-halving"] = "none"
+    racing: Literal["none", "wilcoxon", "successive-halving"] = "successive-halving"
     """How a configuration that can't be hoped for is given up before all its folds have run; see `tune/racing.py`."""
     resources: ResourcesConfig = ResourcesConfig()
     """What a fold job occupies."""
@@ -165,6 +165,11 @@ class Study(Section):
         """The searched parameters at the values that the file's sections give them, as far as these can be proposed."""
         found = {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name in self.search}
         return {name: value for name, value in found.items() if _admits(self.search[name], value)}
+
+    @property
+    def logarithmic(self) -> list[str]:
+        """The parameters that are searched on a log scale."""
+        return [name for name, value in self.search.items() if isinstance(value, Range) and value.log]
 
     def is_whole(self, name: str) -> bool:
         """Whether a searched value is a whole number."""

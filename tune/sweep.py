@@ -16,16 +16,20 @@ from rich.console import Console
 from hilbert.errors import HilbertError, StudyError
 from tune import scheduling
 from tune.archive import Archive
+from tune.estimates import estimates
 from tune.job import FoldJob, JobRecord
 from tune.ledger import Ledger, Listener, Racing, Trial
 from tune.plan import Plan, fold_report, make_plan
 from tune.progress import SweepProgress
-from tune.racing import RULES, corrected_mean
+from tune.provenance import commit, versions
+from tune.racing import RULES, Table, shortfall
 from tune.recorder import RecordedStudy, Recorder
 from tune.search import Proposal, Search
 from tune.selection import fold_score, summarise
 from tune.space import Study
+from tune.study_files import study_note, write_study_files
 from tune.tracking import connect, tracking_uri
+from tune.ui import announce
 
 SPECULATION = 3
 """Folds of a configuration that run at once, under racing, while others can be opened."""
@@ -46,12 +50,14 @@ class Outcome:
         failed: trials with a failed fold.
         unrecorded: what MLflow refused.
         uri: where it is recorded.
+        look: link to the leaderboard, or the command that opens it.
     """
 
     complete: bool
     failed: Sequence[int]
     unrecorded: Sequence[str]
     uri: str
+    look: str
 
 
 class Sweep:
@@ -62,6 +68,7 @@ class Sweep:
         self.search = Search(plan.study, archive.journal)
         self.kinds = {task: found.spec.kind for task, found in plan.labels.items()}
         self.failed: list[int] = []
+        self.objectives: dict[int, float] = {}  # of the trials that ran on every fold
         self.guard = FailureGuard()
         self.board: Any = None
         self.fresh = False  # whether records come from jobs that ran just now
@@ -103,7 +110,7 @@ class Sweep:
 
     def _progress(self, workers: int) -> SweepProgress:
         study = self.plan.study
-        trials, folds = max(study.trials, len(self.search.proposals())), len(self.plan.data.folds)
+        trials, folds = max(study.trials, len(self.search.proposals)), len(self.plan.data.folds)
         self.progress = SweepProgress(
             jobs=min(trials * folds, study.fold_jobs or trials * folds),
             folds=folds,
@@ -117,10 +124,12 @@ class Sweep:
 
     def _replay(self) -> None:
         given_up = self.archive.abandoned()
-        self.ledger.open(self.search.proposals(), abandoned=lambda proposal: proposal.number in given_up)
+        self.ledger.open(self.search.proposals, abandoned=lambda proposal: proposal.number in given_up)
 
     def _propose(self) -> Proposal | None:
-        return self.search.ask() if len(self.search.proposals()) < self.plan.study.trials else None
+        if len(self.search.proposals) >= self.plan.study.trials:
+            return None
+        return self.search.ask(estimates(self.ledger.standings, self.objectives))
 
     def _within_budget(self) -> bool:
         return not self._budget_spent()
@@ -131,7 +140,7 @@ class Sweep:
         return spent or (study.hours is not None and self.progress.elapsed >= 3600 * study.hours)
 
     def _lookup(self, job: FoldJob) -> JobRecord | None:
-        return self.archive.load(job.identity, failed=self.search.told(job.trial))
+        return self.archive.load(job.identity, failed=job.trial in self.search.told)
 
     def _on_record(self, trial: Trial, record: JobRecord) -> None:
         if self.fresh:
@@ -146,19 +155,34 @@ class Sweep:
         if self.board is not None:
             self.board.abandon.remote(trial.proposal.number)
 
+    def _estimate(self, number: int) -> float | None:
+        return estimates(self.ledger.standings, self.objectives).get(number)
+
     def _on_close(self, trial: Trial) -> None:
         study, records = self.plan.study, list(trial.records.values())
-        number, corrected = trial.proposal.number, None
+        number, corrected, given_up = trial.proposal.number, None, ""
         if trial.abandoned:
             self.progress.give_up(trial.folds - len(records))
+            given_up = _why(number, self.ledger.standings, study.racing)
             if not trial.failed_folds:
-                corrected = self.search.value(number) or corrected_mean(number, self.ledger.standings)
+                corrected = self.search.told.get(number) or self._estimate(number)
         summary = summarise(records, self.kinds, self.plan.data.folds, study.objective, corrected=corrected)
         self.search.tell(number, summary.objective)
-        self.recorder.trial(trial.proposal, records, summary)
+        if summary.objective is not None and not trial.abandoned:
+            self.objectives[number] = summary.objective
+        self.recorder.trial(trial.proposal, records, summary, given_up=given_up)
         self.progress.trial(trial.proposal, summary)
         if summary.failed:
             self.failed.append(number)
+
+
+def _why(trial: int, table: Table, rule: str) -> str:
+    """Why racing gave a trial up."""
+    behind = shortfall(trial, table)
+    if behind is None:
+        return rule
+    rival, difference, folds = behind
+    return f"{difference:.4f} behind t{rival:03d} in the mean of {folds} folds that both ran ({rule})"
 
 
 class FailureGuard:
@@ -199,7 +223,11 @@ def run_sweep(
         InputError: the study doesn't fit its data, or has changed since it began.
         SweepError: half of the first fold jobs failed alike.
     """
-    return _with_archive(study, uri, hash_ids, console or Console(stderr=True), Sweep.run)
+
+    def prepare(archive: Archive) -> None:
+        archive.keep_versions(versions())
+
+    return _with_archive(study, uri, hash_ids, console or Console(stderr=True), Sweep.run, prepare)
 
 
 def extended(study: Study, more: int) -> Study:
@@ -209,7 +237,7 @@ def extended(study: Study, more: int) -> Study:
         StudyError: `more` is not positive, or nothing has been proposed yet.
     """
     archive = Archive(Path(study.storage) / study.study)
-    there = len(Search(study, archive.journal).proposals()) if archive.journal.exists() else 0
+    there = len(Search(study, archive.journal).proposals) if archive.journal.exists() else 0
     if more < 1 or not there:
         raise StudyError(
             f"--extend {more}: must be 1 or more, on a study that has begun; {study.study!r} has {there} trials"
@@ -230,7 +258,12 @@ def sync_study(
 
 
 def _with_archive(
-    study: Study, uri: str | None, hash_ids: bool, console: Console, run: Callable[[Sweep], bool]
+    study: Study,
+    uri: str | None,
+    hash_ids: bool,
+    console: Console,
+    run: Callable[[Sweep], bool],
+    prepare: Callable[[Archive], None] = lambda _: None,
 ) -> Outcome:
     plan = make_plan(study)
     archive = Archive(Path(study.storage) / study.study)
@@ -238,22 +271,38 @@ def _with_archive(
     with archive.locked():
         archive.begin(plan.description())
         archive.keep_study_file(study.model_dump(mode="json"))
+        prepare(archive)
         console.print(fold_report(plan), highlight=False, markup=False, soft_wrap=True)
         console.print(f"recording to {uri}", style="dim", highlight=False, soft_wrap=True)
         recorder = Recorder(_recorded(plan, archive, hash_ids), connect(uri))
+        look = announce(recorder.client, recorder.experiment, study)
+        console.print(f"leaderboard: {look}", style="dim", highlight=False, soft_wrap=True)
         try:
             sweep = Sweep(plan, archive, recorder, console)
             complete = run(sweep)
         finally:
             recorder.close()
-    return Outcome(complete, sweep.failed, recorder.errors, uri)
+    return Outcome(complete, sweep.failed, recorder.errors, uri, look)
 
 
 def _recorded(plan: Plan, archive: Archive, hash_ids: bool) -> RecordedStudy:
-    key = archive.id_key() if hash_ids else None
+    key = archive.id_key() if hash_ids or archive.has_id_key else None  # once hashed, always hashed
     identity = hashlib.sha256(json.dumps(plan.description(), sort_keys=True).encode()).hexdigest()[:24]
+    study = plan.study
     return RecordedStudy(
-        plan.study.study, identity, plan.task_configs(), plan.data.splits, plan.study.objective, id_key=key
+        name=study.study,
+        identity=identity,
+        tasks=plan.task_configs(),
+        splits=plan.data.splits,
+        objective=study.objective,
+        folds=plan.data.folds,
+        groups=dict(zip(plan.documents, plan.groups, strict=True)),
+        logarithmic=study.logarithmic,
+        fingerprints=plan.data.fingerprints,
+        commit=commit(),
+        note=study_note(plan),
+        write_files=lambda folder: write_study_files(plan, archive.versions(), folder, id_key=key),
+        id_key=key,
     )
 
 

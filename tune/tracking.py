@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
 DEFAULT_URI = SQLITE + "mlflow.db"
 TRIAL, FOLD = "trial", "fold"
+NOTE = "mlflow.note.content"  # what MLflow's pages show on top, Markdown
+STUDY_FOLDER = "study"  # in an experiment's artifacts: the files of the study as a whole
 
 
 def tracking_uri(given: str | None = None, study: str | None = None) -> str:
@@ -35,7 +37,7 @@ def tracking_uri(given: str | None = None, study: str | None = None) -> str:
 
 def connect(uri: str) -> "MlflowClient":
     """A client of the tracking server or store at `uri`. Imports MLflow, which takes seconds."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # a run that is asked for twice is made twice
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -48,8 +50,26 @@ def connect(uri: str) -> "MlflowClient":
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError) as error:
+        status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+        if status == 401:
+            raise InputError(_not_logged_in(uri)) from None
         raise InputError(f"MLflow at {uri} can't be used: {first_line(error)}; see --tracking-uri") from None
     return client
+
+
+def _not_logged_in(uri: str) -> str:
+    """What a server that asks for a password is missing."""
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    given = read_mlflow_creds()
+    if given.username and given.password:
+        wrong = f"refuses user {given.username!r} or the password"
+    else:
+        wrong = "asks for a user and a password"
+    return (
+        f"MLflow at {uri} {wrong}; they are read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or from"
+        " ~/.mlflow/credentials"
+    )
 
 
 def first_line(error: Exception) -> str:
@@ -115,3 +135,15 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
         raise InputError(f"study {study!r} has no trials yet; 'hilbert sweep' runs them")
     trials = pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)
     return ReadStudy(study, experiment.tags["hilbert.objective"], json.loads(experiment.tags["hilbert.tasks"]), trials)
+
+
+def study_files(client: "MlflowClient", study: str) -> Path | None:
+    """A local folder with the files of a study as a whole, see `tune.study_files`; None where there are none."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    location = client.get_experiment_by_name(study).artifact_location
+    try:
+        return Path(download_artifacts(f"{location}/{STUDY_FOLDER}", tracking_uri=client.tracking_uri))
+    except (MlflowException, OSError):
+        return None

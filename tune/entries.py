@@ -1,0 +1,67 @@
+"""What MLflow is told of fold jobs and trials: metrics and parameters by the names of the contract. Pure functions.
+
+An entry is (name, value, step).
+"""
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from hilbert.config import TaskConfig
+from hilbert.metrics import average_precision, balanced_accuracy, brier, expected_calibration_error
+from tune.job import JobRecord
+from tune.selection import Summary
+from tune.space import Parameters
+
+Entry = tuple[str, float, int]
+
+OF_CLASSES = {
+    "average_precision": average_precision,
+    "balanced_accuracy": balanced_accuracy,
+    "brier": brier,
+    "calibration_error": expected_calibration_error,
+}
+"""Metrics of one fold's held-out documents beside the AUC, of binary and multiclass tasks."""
+DIGITS = 4
+"""Of a trial's metrics: MLflow's table shows every digit that it has."""
+
+
+def fold_entries(record: JobRecord, tasks: Mapping[str, TaskConfig]) -> list[Entry]:
+    """`<task>/auc` and the other metrics, `cost/seconds`, `best_epoch`, and `epoch/<measure>` with step = epoch."""
+    found: list[Entry] = [("cost/seconds", record.seconds, 0)]
+    if record.error:
+        return found
+    found.append(("best_epoch", record.best_epoch, 0))
+    found += [(f"{task}/auc", value, 0) for task, value in record.auc.items() if value is not None]
+    for task, spec in tasks.items():
+        if spec.kind != "regression":
+            found += _of_classes(record, task, spec)
+    for name, values in record.epochs.items():
+        if name != "epoch":
+            found += [(f"epoch/{name}", v, epoch) for epoch, v in enumerate(values, start=1) if v is not None]
+    return found
+
+
+def _of_classes(record: JobRecord, task: str, spec: TaskConfig) -> list[Entry]:
+    labels = np.array(record.labels[task], dtype=np.float64)
+    scores = np.array(record.scores[task], dtype=np.float64)
+    values = {name: metric(labels, scores, spec.kind) for name, metric in OF_CLASSES.items()}
+    return [(f"{task}/{name}", value, 0) for name, value in values.items() if value is not None]
+
+
+def trial_entries(summary: Summary) -> list[Entry]:
+    """The summary's metrics, and its series with step = fold."""
+    found: list[Entry] = [(name, round(value, DIGITS), 0) for name, value in summary.metrics.items()]
+    for name, series in summary.series.items():
+        found += [(name, round(value, DIGITS), fold) for fold, value in sorted(series.items())]
+    return found
+
+
+def parameter_texts(parameters: Parameters, logarithmic: Collection[str] = ()) -> dict[str, str]:
+    """The searched parameters; those searched on a log scale also as `<name>.log10`, for plots without a log axis.
+
+    Numbers have six digits, as many as a table can show; the trial's `configuration.json` has all.
+    """
+    logs = {f"{name}.log10": f"{math.log10(float(parameters[name])):.6g}" for name in parameters if name in logarithmic}
+    return {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in parameters.items()} | logs

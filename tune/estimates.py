@@ -1,0 +1,79 @@
+"""What the search is told of a configuration before all its folds are in: pure functions of the race's table.
+
+A plain mean over the folds that ran would carry their luck: who was given up after easy folds would look better than
+who ran them all. Told as `pruned`, Optuna would rank it behind all complete ones, however bad, and pruned ones among
+themselves mostly by the luck of their last fold. Not told at all, TPE takes it for a bad one: and under racing the
+promising run longest. So at every proposal each configuration that has scores is told as what its objective is
+estimated to be, from all that is known then.
+
+Notation: T trials, F folds.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from tune.racing import RESOLUTION, Table, incumbent, paired_differences
+
+
+def estimates(table: Table, known: Mapping[int, float]) -> dict[int, float]:
+    """What the objective is thought to be of every trial that has scores and isn't known.
+
+    Their means, corrected for the folds that they ran, moved to the scale of the objective, which needn't be a mean
+    over folds: the AUC of pooled predictions is not. The move is the mean over the known trials of objective - mean
+    over folds.
+
+    Args:
+        table: all trials that have a fold in.
+        known: objective of the trials that are through.
+    """
+    moves = [known[trial] - mean for trial, s in table.items() if trial in known and (mean := s.mean) is not None]
+    move = math.fsum(moves) / len(moves) if moves else 0.0
+    unknown = [trial for trial, standing in table.items() if standing.scores and trial not in known]
+    if not unknown:
+        return {}
+    effects = fold_effects(table)
+    return {trial: move + _corrected_mean(trial, table, effects) for trial in unknown}
+
+
+def _corrected_mean(trial: int, table: Table, effects: Mapping[int, float]) -> float:
+    """A trial's mean over all folds, estimated from the folds that it ran, with their effects taken out.
+
+    Exact where scores are trial + fold, and the plain mean for a complete trial. Least squares alone can, rarely, put a
+    trial above the incumbent although it is behind on their shared folds: where the incumbent was luckier there than
+    others. Then the estimate is the incumbent's mean plus the mean paired difference, so that who is behind the
+    incumbent is always told to be.
+    """
+    standing = table[trial]
+    mean = standing.mean
+    assert mean is not None, "only trials with scores are estimated"
+    if standing.complete:
+        return mean
+    luck = math.fsum(effects[fold] for fold in standing.scores) / len(standing.scores)
+    estimate = mean - luck + math.fsum(effects.values()) / len(effects)
+    best = incumbent(table)
+    if best is None:
+        return estimate
+    differences = paired_differences(standing.scores, table[best].scores)
+    top = table[best].mean
+    assert top is not None, "an incumbent has a mean"
+    behind = differences.sum() < 0 and estimate >= top
+    return top + float(differences.mean()) * RESOLUTION if behind else estimate
+
+
+def fold_effects(table: Table) -> dict[int, float]:
+    """Effect of every fold on the score, up to a constant, by least squares in score = trial + fold over all scores.
+
+    Solves the normal equations with the trials eliminated, [F, F]: with mask M [T, F], n_t folds of trial t and its
+    scores Y less their mean, (diag(sum_t M_t) - sum_t M_t M_t' / n_t) effects = sum_t Y_t. The solution of smallest
+    norm is taken, so that folds that no trial connects have equal effects in the mean.
+    """
+    rows = [standing.scores for standing in table.values() if standing.scores]
+    folds = sorted({fold for scores in rows for fold in scores})
+    Y = np.array([[scores.get(fold, np.nan) for fold in folds] for scores in rows], dtype=np.float64)
+    M = np.isfinite(Y).astype(np.float64)
+    Y = np.where(M, Y - np.nanmean(Y, axis=1, keepdims=True), 0.0)
+    normal = np.diag(M.sum(0)) - (M / M.sum(1, keepdims=True)).T @ M
+    effects = np.linalg.lstsq(normal, Y.sum(0), rcond=RESOLUTION)[0]
+    return dict(zip(folds, effects.tolist(), strict=True))

@@ -1,0 +1,35 @@
+"""`hilbert report`: a study as one HTML file that needs no network, for a supervisor or a paper's appendix.
+
+`material` reads MLflow, `predicted` and `tables` compute, `figures` draws, `page` puts it together.
+"""
+
+import os
+from pathlib import Path
+
+from hilbert.errors import InputError
+from tune.report.material import Client, gather
+from tune.report.page import render
+
+__all__ = ["write_report"]
+
+
+def write_report(client: Client, study: str, output: Path) -> None:
+    """Writes the report of a study; an older file of this name is replaced when the new one is whole.
+
+    Raises:
+        InputError: there is no such study, or `output` can't be written.
+    """
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; --output names the file, such as {output / f'{study}-report.html'}")
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: there is no folder {output.parent}; make it first, or name another with --output")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    content = render(gather(client, study))
+    beside = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(content, encoding="utf-8")
+        beside.replace(output)
+    except OSError as error:
+        raise InputError(f"{output}: can't be written: {error.strerror or error}") from None
+    finally:
+        beside.unlink(missing_ok=True)

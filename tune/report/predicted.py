@@ -1,0 +1,184 @@
+"""Held-out predictions, and the curves that are drawn of them.
+
+Notation: N predictions of a task over all folds, C classes. With repeated cross-validation a document has one in each
+repeat. What labels leave undefined is None.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from hilbert.metrics import Kind, bootstrap_interval
+
+Array = NDArray[np.float64]
+GRID = np.linspace(0, 1, 101)
+BINS = 10
+Z = 1.959964  # of a two-sided 95 % interval
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Held-out predictions of one task.
+
+    Attributes:
+        kind: of the task.
+        classes: names of its C classes; empty for regression.
+        folds: [N], number of the fold.
+        repeats: [N], from 0.
+        labels: [N], class number or value, NaN where missing.
+        scores: [N, C] probabilities, or [N, 1] values.
+        groups: N groups, None for a document that is alone; None where they are not known.
+    """
+
+    kind: Kind
+    classes: Sequence[str]
+    folds: NDArray[np.int64]
+    repeats: NDArray[np.int64]
+    labels: Array
+    scores: Array
+    groups: Sequence[str | None] | None
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """[N], which have a label."""
+        return ~np.isnan(self.labels)
+
+    def interval(self) -> tuple[float, float] | None:
+        """A 95 % interval of the pooled AUC that resamples groups; with repeats the mean of their intervals' ends.
+
+        The same people are resampled in every repeat.
+        """
+        found = []
+        for repeat in np.unique(self.repeats):
+            rows = np.flatnonzero(self.repeats == repeat)
+            groups = None if self.groups is None else [self.groups[row] for row in rows.tolist()]
+            found.append(bootstrap_interval(self.labels[rows], self.scores[rows], self.kind, groups=groups))
+        ends = [interval for interval in found if interval is not None]
+        if len(ends) < len(found) or not ends:
+            return None
+        low, high = np.mean(ends, axis=0)
+        return float(low), float(high)
+
+
+def by_task(table: pd.DataFrame, tasks: Sequence[str], groups: Mapping[str, str] | None) -> dict[str, Predicted]:
+    """The table of `tune.predictions` taken apart; documents come in the same order in every repeat."""
+    return {task: _predicted(table[table["task"] == task], groups) for task in tasks if (table["task"] == task).any()}
+
+
+def _predicted(table: pd.DataFrame, groups: Mapping[str, str] | None) -> Predicted:
+    classes = [str(name) for name in table["class"].unique() if name]
+    wide = table.pivot(index=["document_id", "fold"], columns="class", values="score").sort_index()
+    labels = table.drop_duplicates(["document_id", "fold"]).set_index(["document_id", "fold"])["label"]
+    frame = wide.index.to_frame(index=False)
+    numbers = {name: float(number) for number, name in enumerate(classes)}
+    kind: Kind = "regression" if not classes else "binary" if len(classes) == 2 else "multiclass"
+    known = groups is not None and set(frame["document_id"]) <= set(groups)
+    return Predicted(
+        kind=kind,
+        classes=classes,
+        folds=frame["fold"].to_numpy(dtype=np.int64),
+        repeats=np.asarray(frame.groupby("document_id").cumcount(), dtype=np.int64),
+        labels=np.array([_label(label, numbers) for label in labels.loc[wide.index]], dtype=np.float64),
+        scores=wide[classes or [""]].to_numpy(dtype=np.float64),
+        groups=[groups[name] or None for name in frame["document_id"]] if known and groups is not None else None,
+    )
+
+
+def _label(label: str | None, numbers: Mapping[str, float]) -> float:
+    if label is None or pd.isna(label):
+        return np.nan
+    return numbers[label] if numbers else float(label)
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+
+class Roc(NamedTuple):
+    """True positive rates at the false positive rates `GRID`, or along a curve of its own.
+
+    Attributes:
+        mean: over the folds that have every class, and over the classes; None without such a fold.
+        deviation: over these folds.
+        folds: how many they are.
+        pooled: for each class (binary: the second alone) its name and the curve (x, y) of all predictions.
+    """
+
+    mean: Array | None
+    deviation: Array | None
+    folds: int
+    pooled: list[tuple[str, Array, Array]]
+
+
+def roc(predicted: Predicted) -> Roc:
+    """ROC curves of a classification; of several classes each against the rest."""
+    columns = [1] if predicted.kind == "binary" else list(range(len(predicted.classes)))
+    curves = []
+    for fold in np.unique(predicted.folds):
+        rows = predicted.labelled & (predicted.folds == fold)
+        if len(np.unique(predicted.labels[rows])) == len(predicted.classes):
+            curves.append(np.mean([_on_grid(*_one_vs_rest(predicted, rows, column)) for column in columns], axis=0))
+    pooled = []
+    for column in columns:
+        y, score = _one_vs_rest(predicted, predicted.labelled, column)
+        if 0 < y.sum() < len(y):
+            false, true, _ = roc_curve(y, score)
+            pooled.append((predicted.classes[column], false, true))
+    mean, deviation = (np.mean(curves, axis=0), np.std(curves, axis=0)) if curves else (None, None)
+    return Roc(mean, deviation, len(curves), pooled)
+
+
+def _one_vs_rest(predicted: Predicted, rows: NDArray[np.bool_], column: int) -> tuple[NDArray[np.int64], Array]:
+    return (predicted.labels[rows] == column).astype(np.int64), predicted.scores[rows, column]
+
+
+def _on_grid(y: NDArray[np.int64], score: Array) -> Array:
+    false, true, _ = roc_curve(y, score)
+    values: Array = np.interp(GRID, false, true)
+    values[0] = 0.0
+    return values
+
+
+class Bin(NamedTuple):
+    """Predictions of like confidence: their mean confidence, how often it came true with a 95 % interval, how many."""
+
+    confidence: float
+    frequency: float
+    low: float
+    high: float
+    documents: int
+
+
+def calibration(predicted: Predicted) -> list[Bin]:
+    """Reliability in `BINS` bins of equal width; empty ones are left out.
+
+    Binary: the second class's probability; several classes: the most probable class's, and how often it is right, as in
+    `hilbert.metrics.expected_calibration_error`. The interval is Wilson's (1927).
+    """
+    known, scores = predicted.labels[predicted.labelled], predicted.scores[predicted.labelled]
+    binary = predicted.kind == "binary"
+    confidence = scores[:, 1] if binary else scores.max(1)
+    happened = known == (1 if binary else scores.argmax(1))
+    number = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
+    bins = []
+    for index in np.unique(number):
+        rows = number == index
+        n, share = int(rows.sum()), float(happened[rows].mean())
+        centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+        half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+        low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+        bins.append(Bin(float(confidence[rows].mean()), share, float(low), float(high), n))
+    return bins
+
+
+def confusion(predicted: Predicted) -> NDArray[np.int64]:
+    """[C, C] counts, row = label, column = most probable class."""
+    known, scores = predicted.labels[predicted.labelled], predicted.scores[predicted.labelled]
+    n = len(predicted.classes)
+    cells = known.astype(np.int64) * n + scores.argmax(1)
+    counts: NDArray[np.int64] = np.bincount(cells, minlength=n * n).reshape(n, n)
+    return counts
