@@ -166,8 +166,8 @@ def _add_ui(commands: Commands) -> None:  # type: ignore[valid-type]
     command = commands.add_parser(  # type: ignore[attr-defined]
         "ui",
         help="open a study's leaderboard in the browser",
-        description="Opens a study's trials, best first, in MLflow's pages. For a store without a server one is started, "
-        "on this computer alone, and ends with this command. The link goes to stdout.",
+        description="Opens a study's trials, best first, in MLflow's pages. For a store without a server one is "
+        "started, on this computer alone, and ends with this command. The link goes to stdout.",
     )
     command.add_argument("study", metavar="STUDY", help="name of the study")
     command.add_argument("--port", type=int, metavar="N", help="of the server that is started (5000, or a free one)")

@@ -161,14 +161,15 @@ class Sweep:
     def _on_close(self, trial: Trial) -> None:
         study, records = self.plan.study, list(trial.records.values())
         number, corrected, given_up = trial.proposal.number, None, ""
-        if trial.abandoned:
+        abandoned = trial.abandoned and not trial.whole  # all its folds came in after all: it counts
+        if abandoned:
             self.progress.give_up(trial.folds - len(records))
             given_up = _why(number, self.ledger.standings, study.racing)
             if not trial.failed_folds:
                 corrected = self.search.told.get(number) or self._estimate(number)
         summary = summarise(records, self.kinds, self.plan.data.folds, study.objective, corrected=corrected)
         self.search.tell(number, summary.objective)
-        if summary.objective is not None and not trial.abandoned:
+        if summary.objective is not None and not abandoned:
             self.objectives[number] = summary.objective
         self.recorder.trial(trial.proposal, records, summary, given_up=given_up)
         self.progress.trial(trial.proposal, summary)

@@ -39,6 +39,7 @@ def connect(uri: str) -> "MlflowClient":
     """A client of the tracking server or store at `uri`. Imports MLflow, which takes seconds."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # a run that is asked for twice is made twice
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

@@ -276,7 +276,7 @@ def calibration_figure(predicted: Predicted) -> Figure:
         },
     ]
     binary = predicted.kind == "binary"
-    name = label(shorter(predicted.classes[1])) if binary else ""
+    name = label(shorter(predicted.classes[1], 13)) if binary else ""
     x = f"predicted probability of {name}" if binary else "probability of the predicted class"
     return _square(x, f"share that is {name}" if binary else "share that is right", traces)
 
@@ -309,9 +309,10 @@ def confusion_figure(predicted: Predicted) -> Figure:
         "xgap": 1,
         "ygap": 1,
     }
-    names = categories(predicted.classes) | {"ticks": "", "constrain": "domain"}
+    names = categories([shorter(name, 11) for name in predicted.classes]) | {"ticks": "", "constrain": "domain"}
+    slanted = {"tickangle": -45 if max(map(len, predicted.classes)) > 5 else 0}
     upright = names | {"autorange": "reversed", "scaleanchor": "x"}
-    return figure([cells], height=330, x=title("predicted") | names, y=title("label") | upright)
+    return figure([cells], height=330, x=title("predicted") | names | slanted, y=title("label") | upright)
 
 
 def regression_figure(predicted: Predicted) -> Figure:
