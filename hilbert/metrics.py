@@ -109,7 +109,8 @@ def pooled_interval(
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval of `pooled_auc`, as `bootstrap_interval`: groups are resampled.
 
-    A resample holds a document equally often in all repeats, so that repeats don't pass for more people.
+    A resample holds a document equally often in all repeats, so that repeats don't pass for more people. The order of
+    folds and documents has no influence.
 
     Args:
         labels: of each fold's held-out documents, [n].
@@ -128,7 +129,7 @@ def pooled_interval(
     Raises:
         ValueError: as `bootstrap_interval`.
     """
-    ids = list(dict.fromkeys(name for fold in documents for name in fold))
+    ids = sorted({name for fold in documents for name in fold})
     known = groups or {}
     code = dict(zip(ids, group_codes([known.get(name) for name in ids], len(ids)).tolist(), strict=True))
     parts = [

@@ -242,13 +242,21 @@ def folds_of(y, scores, *, repeats=1, seed=0):
 def test_the_interval_of_one_repeat_is_that_of_the_predictions_together():
     y, scores = binary(60)
     parts = folds_of(y, scores)
-    order = [int(name[1:]) for fold in parts["documents"] for name in fold]
+    order = [int(name[1:]) for name in sorted(f"d{row}" for row in range(60))]
     expected = bootstrap_interval(y[order], scores[order], "binary", resamples=300)
     assert pooled_interval(**parts, kind="binary", resamples=300) == expected
     groups = {f"d{row}": f"g{row // 3}" for row in range(60)}
     grouped = pooled_interval(**parts, kind="binary", resamples=300, groups=groups)
     names = [groups[f"d{row}"] for row in order]
     assert grouped == bootstrap_interval(y[order], scores[order], "binary", resamples=300, groups=names)
+
+
+def test_the_order_of_folds_and_documents_does_not_change_the_interval():
+    y, scores = binary(60)
+    parts = folds_of(y, scores)
+    turned = {name: [fold[::-1] for fold in values[::-1]] for name, values in parts.items() if name != "repeats"}
+    turned["repeats"] = parts["repeats"][::-1]
+    assert pooled_interval(**turned, kind="binary") == pooled_interval(**parts, kind="binary")
 
 
 def test_the_interval_of_repeats_lies_about_their_pooled_auc_and_repeats_are_not_more_people():

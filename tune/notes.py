@@ -13,7 +13,8 @@ from tune.formats import with_error
 from tune.job import JobRecord
 from tune.selection import Summary, objective_metric
 
-RESAMPLES = 500
+RESAMPLES = 1000
+"""Of an interval: a trial has one for every task."""
 Interval = tuple[float, float] | None
 
 

@@ -22,7 +22,7 @@ def create_experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]
     """A new experiment; its artifacts lie beside a sqlite file, or where a server puts them."""
     location = None
     if client.tracking_uri.startswith(SQLITE):
-        location = (Path(client.tracking_uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
+        location = (Path(client.tracking_uri.removeprefix(SQLITE)).parent / "mlartifacts" / name).as_uri()
     return str(client.create_experiment(name, artifact_location=location, tags=dict(tags)))
 
 

@@ -138,13 +138,14 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
     return ReadStudy(study, experiment.tags["hilbert.objective"], json.loads(experiment.tags["hilbert.tasks"]), trials)
 
 
-def study_files(client: "MlflowClient", study: str) -> Path | None:
-    """A local folder with the files of a study as a whole, see `tune.study_files`; None where there are none."""
+def study_files(client: "MlflowClient", study: str, folder: Path) -> Path | None:
+    """Copies the files of a study as a whole, see `tune.study_files`, into `folder`; None where there are none."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     location = client.get_experiment_by_name(study).artifact_location
+    uri = f"{location}/{STUDY_FOLDER}"
     try:
-        return Path(download_artifacts(f"{location}/{STUDY_FOLDER}", tracking_uri=client.tracking_uri))
+        return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=client.tracking_uri))
     except (MlflowException, OSError):
         return None

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from hilbert.config import TaskConfig
@@ -22,7 +21,7 @@ from tune.plots.held_out import HeldOut
 from tune.plots.style import save
 from tune.plots.training import balance_figure, experts_figure, training_figure
 
-__all__ = ["draw_trial", "file_name", "one_vs_rest", "roc_plot"]
+__all__ = ["draw_trial", "file_name", "trial_figures"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,17 +78,3 @@ def file_name(task: str) -> str:
     """A task's name as part of a file name: what is odd becomes `_`, with a hash that keeps two tasks apart."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", task)[:LONGEST_NAME]
     return safe if safe == task else f"{safe}-{hashlib.sha256(task.encode()).hexdigest()[:6]}"
-
-
-def one_vs_rest(record: JobRecord, task: str, column: int) -> tuple[np.ndarray, np.ndarray]:
-    """Membership of class `column` (0 or 1) and its score, for the labelled held-out documents of a fold."""
-    labels = np.array(record.labels[task], dtype=np.float64)
-    known = ~np.isnan(labels)
-    scores = np.array(record.scores[task], dtype=np.float64)
-    return (labels[known] == column).astype(int), scores[known, column]
-
-
-def roc_plot(records: Sequence[JobRecord], task: str, classes: Sequence[str], path: Path) -> None:
-    """The ROC picture of one task alone, as PNG."""
-    spec = TaskConfig(kind="binary" if len(classes) == 2 else "multiclass", classes=tuple(classes))
-    save(roc_figure(HeldOut.of(records, task, spec)), path)

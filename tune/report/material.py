@@ -194,13 +194,15 @@ def _text(path: Path) -> str:
 
 
 def _files(client: Client, name: str) -> StudyFiles:
-    try:
-        folder = study_files(client, name)
-    except Exception:  # as in `_artifact`
-        folder = None
-    if folder is None:
-        return StudyFiles()
+    with tempfile.TemporaryDirectory(prefix="hilbert-") as beside:
+        try:
+            folder = study_files(client, name, Path(beside))
+        except Exception:  # as in `_artifact`
+            folder = None
+        return StudyFiles() if folder is None else _read(folder)
 
+
+def _read(folder: Path) -> StudyFiles:
     def read(file: str, reader: Callable[[Path], Any]) -> Any:
         try:
             return reader(folder / file)

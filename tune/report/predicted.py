@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from hilbert.metrics import Kind, bootstrap_interval
+from hilbert.metrics import Kind, pooled_interval
+from tune.notes import RESAMPLES
 
 Array = NDArray[np.float64]
 GRID = np.linspace(0, 1, 101)
@@ -32,11 +33,13 @@ class Predicted:
         repeats: [N], from 0.
         labels: [N], class number or value, NaN where missing.
         scores: [N, C] probabilities, or [N, 1] values.
+        documents: N ids.
         groups: N groups, None for a document that is alone; None where they are not known.
     """
 
     kind: Kind
     classes: Sequence[str]
+    documents: Sequence[str]
     folds: NDArray[np.int64]
     repeats: NDArray[np.int64]
     labels: Array
@@ -49,20 +52,18 @@ class Predicted:
         return ~np.isnan(self.labels)
 
     def interval(self) -> tuple[float, float] | None:
-        """A 95 % interval of the pooled AUC that resamples groups; with repeats the mean of their intervals' ends.
-
-        The same people are resampled in every repeat.
-        """
-        found = []
-        for repeat in np.unique(self.repeats):
-            rows = np.flatnonzero(self.repeats == repeat)
-            groups = None if self.groups is None else [self.groups[row] for row in rows.tolist()]
-            found.append(bootstrap_interval(self.labels[rows], self.scores[rows], self.kind, groups=groups))
-        ends = [interval for interval in found if interval is not None]
-        if len(ends) < len(found) or not ends:
-            return None
-        low, high = np.mean(ends, axis=0)
-        return float(low), float(high)
+        """The 95 % interval of the pooled AUC that the trial's note has."""
+        of = list(dict.fromkeys(zip(self.repeats.tolist(), self.folds.tolist(), strict=True)))
+        rows = [np.flatnonzero((self.repeats == repeat) & (self.folds == fold)) for repeat, fold in of]
+        return pooled_interval(
+            [self.labels[fold] for fold in rows],
+            [self.scores[fold] for fold in rows],
+            self.kind,
+            documents=[[self.documents[row] for row in fold.tolist()] for fold in rows],
+            groups=None if self.groups is None else dict(zip(self.documents, self.groups, strict=True)),
+            repeats=[repeat for repeat, _ in of],
+            resamples=RESAMPLES,
+        )
 
 
 def by_task(table: pd.DataFrame, tasks: Sequence[str], groups: Mapping[str, str] | None) -> dict[str, Predicted]:
@@ -81,6 +82,7 @@ def _predicted(table: pd.DataFrame, groups: Mapping[str, str] | None) -> Predict
     return Predicted(
         kind=kind,
         classes=classes,
+        documents=frame["document_id"].tolist(),
         folds=frame["fold"].to_numpy(dtype=np.int64),
         repeats=np.asarray(frame.groupby("document_id").cumcount(), dtype=np.int64),
         labels=np.array([_label(label, numbers) for label in labels.loc[wide.index]], dtype=np.float64),
