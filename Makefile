@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test lint demo-store clean-demo
+.PHONY: help install packages demo ui test lint demo-store clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,12 +20,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,opensmile]'
 	touch $(READY)
 
+packages: ## what the tests need beside Python, on Debian or Ubuntu, as root: Chromium and PostgreSQL
+	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 chromium postgresql; }
+
 demo: $(READY) ## sweep real speech: 8 configurations on 5 folds, in demo-run/
 	$(BIN)/hilbert sweep demo/study.yaml
 	@echo "             or:  make ui"
 
 ui: $(READY) ## look at the demo's sweep in the browser
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///demo-run/mlflow.db
+	$(BIN)/hilbert ui speechocean --tracking-uri sqlite:///demo-run/mlflow.db
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile

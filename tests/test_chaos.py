@@ -51,7 +51,7 @@ def described(client, run):
         "name": run.info.run_name,
         "status": run.info.status,
         "params": run.data.params,
-        "tags": {name: value for name, value in tags.items() if name.startswith("hilbert.")},
+        "tags": {n: value for n, value in tags.items() if n.startswith("hilbert.") and n != "hilbert.git"},
         "metrics": {name: value for name, value in run.data.metrics.items() if not is_time(name)},
         "series": {(point.step, point.value) for point in client.get_metric_history(run.info.run_id, series)},
         "artifacts": sorted(file.path for file in client.list_artifacts(run.info.run_id)),

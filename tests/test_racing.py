@@ -19,6 +19,7 @@ from tune.racing import (
     incumbent,
     next_trial,
     paired_differences,
+    shortfall,
     signed_rank_p,
 )
 
@@ -284,6 +285,42 @@ def test_a_shifted_objective_shifts_the_estimates(table, shift):
     known = {trial: s.mean for trial, s in table.items() if s.complete}
     moved = {trial: value + shift for trial, value in known.items()}
     assert estimates(table, moved) == pytest.approx({t: v + shift for t, v in estimates(table, known).items()})
+
+
+def pooled(values):
+    """A standing that scores by these numbers where it has so many folds together."""
+    scores = dict.fromkeys(range(max(values)), 0.5)
+    return Standing(scores, complete=max(values) == FOLDS, together=lambda folds: values[len(folds)])
+
+
+def test_halving_compares_folds_together_where_the_objective_does():
+    """By fold all are equal; taken together 3 and 4 are behind."""
+    table = {t: pooled({2: 0.9 - 0.1 * t}) for t in range(5)}
+    assert verdicts(SuccessiveHalving((2, 5), 3), table) == [False, False, True, True, True]
+    undefined = {t: pooled({2: None}) for t in range(5)}
+    assert verdicts(SuccessiveHalving((2, 5), 3), undefined) == [False] * 5
+
+
+def test_estimates_where_folds_score_together_compare_with_the_best_on_the_same_folds():
+    table = {0: pooled({2: 0.7, FOLDS: 0.8}), 1: pooled({2: 0.5, FOLDS: 0.7}), 2: pooled({2: 0.65})}
+    expected = np.mean([0.8 + 0.65 - 0.7, 0.7 + 0.65 - 0.5])
+    assert estimates(table, {0: 0.8, 1: 0.7}) == pytest.approx({2: expected})
+    alone = estimates({2: table[2]}, {})
+    assert alone == pytest.approx({2: 0.5})  # nobody to compare with: the mean by fold
+
+
+def test_shortfall_names_the_rival_on_the_folds_that_a_trial_ran():
+    table = {
+        0: Standing({0: 0.9, 1: 0.7, 2: 0.1}),
+        1: Standing({0: 0.5, 1: 0.7}),
+        2: Standing({0: 0.99}, abandoned=True),
+    }
+    rival, difference, folds = shortfall(1, table)
+    assert (rival, folds) == (0, 2)
+    assert difference == pytest.approx(0.2)
+    assert shortfall(0, table) is None
+    together = {0: pooled({2: 0.7}), 1: pooled({2: 0.5})}
+    assert shortfall(1, together) == pytest.approx((0, 0.2, 2))
 
 
 # ------------------------------------------------------------------------------------------------------- handing out

@@ -167,7 +167,7 @@ class Postgres:
     def __init__(self):
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
         tool = shutil.which("initdb") or (found and found[-1])
-        assert tool, "PostgreSQL's server is missing: `make install` installs it (the Debian package postgresql)"
+        assert tool, "PostgreSQL's server is missing: `make packages` installs it (the Debian package postgresql)"
         self.programs = Path(tool).parent
         self.folder = Path(tempfile.mkdtemp(prefix="hilbert-pg-"))
         self.port = free_port()

@@ -16,25 +16,48 @@ import numpy as np
 
 from tune.racing import RESOLUTION, Table, incumbent, paired_differences
 
+REFERENCES = 5
+"""Known trials that an estimate is made by, where folds score together."""
+
 
 def estimates(table: Table, known: Mapping[int, float]) -> dict[int, float]:
     """What the objective is thought to be of every trial that has scores and isn't known.
 
     Their means, corrected for the folds that they ran, moved to the scale of the objective, which needn't be a mean
-    over folds: the AUC of pooled predictions is not. The move is the mean over the known trials of objective - mean
-    over folds.
+    over folds. The move is the mean over the known trials of objective - mean over folds. Where folds score together,
+    as for the AUC of pooled predictions, they are compared so with the best known trials over the same folds.
 
     Args:
         table: all trials that have a fold in.
         known: objective of the trials that are through.
     """
-    moves = [known[trial] - mean for trial, s in table.items() if trial in known and (mean := s.mean) is not None]
-    move = math.fsum(moves) / len(moves) if moves else 0.0
     unknown = [trial for trial, standing in table.items() if standing.scores and trial not in known]
     if not unknown:
         return {}
+    found = {trial: _against_the_best(trial, table, known) for trial in unknown}
+    moves = [known[trial] - mean for trial, s in table.items() if trial in known and (mean := s.mean) is not None]
+    move = math.fsum(moves) / len(moves) if moves else 0.0
     effects = fold_effects(table)
-    return {trial: move + _corrected_mean(trial, table, effects) for trial in unknown}
+    return {
+        trial: move + _corrected_mean(trial, table, effects) if value is None else value
+        for trial, value in found.items()
+    }
+
+
+def _against_the_best(trial: int, table: Table, known: Mapping[int, float]) -> float | None:
+    """Estimate where folds score together: how a trial compares, over its folds, with the best known trials over these.
+
+    Mean over them of objective + difference. None where folds don't score together, or where that is undefined.
+    """
+    standing = table[trial]
+    if standing.together is None:
+        return None
+    folds = [*standing.scores, *standing.undefined]
+    mine = standing.together(folds)
+    best = sorted((k for k in known if k in table and table[k].has(folds)), key=lambda k: -known[k])[:REFERENCES]
+    theirs = {k: together(folds) for k in best if (together := table[k].together) is not None}
+    values = [known[k] + mine - value for k, value in theirs.items() if value is not None and mine is not None]
+    return math.fsum(values) / len(values) if values else None
 
 
 def _corrected_mean(trial: int, table: Table, effects: Mapping[int, float]) -> float:

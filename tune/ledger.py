@@ -6,6 +6,7 @@ Pure bookkeeping, without Ray, Optuna or a clock: who proposes configurations, a
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tune.job import FoldJob, JobRecord
 from tune.racing import NoRacing, Rule, Standing, next_trial
@@ -57,12 +58,14 @@ class Racing:
         score: a fold job's score, None where it is undefined; higher is better.
         order: the order in which folds are handed out.
         speculation: folds of a configuration that may be out at once while others can be opened.
+        together: the score of several fold jobs of a configuration taken together, where it isn't their mean.
     """
 
     rule: Rule = field(default_factory=NoRacing)
     score: Callable[[JobRecord], float | None] = lambda _: None
     order: Sequence[int] = ()
     speculation: int | None = None
+    together: Callable[[Sequence[JobRecord]], float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Ledger:
         self.racing, self.retries, self.may_hand_out = racing or Racing(), retries, may_hand_out
         self.trials: dict[int, Trial] = {}
         self.standings: dict[int, Standing] = {}
+        self._together: dict[tuple[int, ...], float | None] = {}  # trial and folds -> their score together
         self.attempts: dict[str, int] = {}
         self.exhausted = False  # nothing more will be proposed
         self.stopped = False  # nothing more will be handed out
@@ -197,7 +201,16 @@ class Ledger:
             complete=trial.whole and not trial.failed_folds,
             abandoned=trial.abandoned,
             undefined=tuple(fold for fold, score in scores.items() if score is None),
+            together=None if self.racing.together is None else partial(self._score_together, trial),
         )
+
+    def _score_together(self, trial: Trial, folds: Sequence[int]) -> float | None:
+        """The score of some of a trial's folds taken together; computed once."""
+        assert self.racing.together is not None, "asked only where scores are taken together"
+        key = (trial.proposal.number, *sorted(folds))
+        if key not in self._together:
+            self._together[key] = self.racing.together([trial.records[fold] for fold in folds])
+        return self._together[key]
 
     def _race(self) -> None:
         """Gives up the configurations that can't be hoped for any more."""

@@ -9,8 +9,8 @@ decision depends on which folds are in, never on when they came. Notation: T tri
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Protocol
@@ -35,12 +35,15 @@ class Standing:
         complete: whether every fold came in.
         abandoned: whether it was given up. Its jobs that were out then may still come in, even all of them.
         undefined: folds that came in without a score.
+        together: score of some of its folds taken together, such as the AUC of their pooled predictions, None where it
+            is undefined; without it, the mean of their scores counts.
     """
 
     scores: Scores
     complete: bool = False
     abandoned: bool = False
     undefined: Collection[int] = ()
+    together: Callable[[Sequence[int]], float | None] | None = field(default=None, compare=False)
 
     @cached_property
     def mean(self) -> float | None:
@@ -139,7 +142,9 @@ class SuccessiveHalving:
     reached, is compared by its mean over them with all that have them, given-up ones too. Of n, the best n / eta,
     rounded up, go on (rounded down, the few early ones lose the winner too often), and so do who is tied with the last
     of them and the best that isn't given up: one always comes through. Judged anew whenever one of its folds comes in,
-    so that being early helps little. Folds undefined for one of them are left out for all.
+    so that being early helps little. Folds undefined for one of them are left out for all. Where the objective is taken
+    over folds together (the pooled AUC), so is what is compared: AUCs of small folds are coarse or undefined, and tell
+    little of it.
 
     Attributes:
         rungs: numbers of folds after which to judge, ascending.
@@ -165,9 +170,10 @@ class SuccessiveHalving:
         if standing.complete or not reached:
             return False
         rivals = [other for other in table.values() if other.has(reached[-1])]
-        folds = [fold for fold in reached[-1] if all(fold in rival.scores for rival in rivals)]
-        mine = math.fsum(standing.scores[fold] for fold in folds) + RESOLUTION
-        better = [rival for rival in rivals if sum(map(rival.scores.__getitem__, folds)) > mine]
+        values = _values([standing, *rivals], reached[-1])
+        if values is None:
+            return False
+        better = [rival for rival, value in zip(rivals, values[1:], strict=True) if value > values[0] + RESOLUTION]
         return len(better) >= math.ceil(len(rivals) / self.eta) and not all(rival.abandoned for rival in better)
 
     def ahead(self, done: int) -> int | None:
@@ -214,6 +220,16 @@ def incumbent(table: Table) -> int | None:
     return -max(means)[1] if means else None
 
 
+def _values(standings: Sequence[Standing], folds: Sequence[int]) -> list[float] | None:
+    """Score of each over folds that all have: together where that is how they score, else the sum over defined ones."""
+    if all(standing.together is not None for standing in standings):
+        found = [standing.together(folds) for standing in standings if standing.together is not None]
+        defined = [value for value in found if value is not None]
+        return defined if len(defined) == len(found) else None
+    shared = [fold for fold in folds if all(fold in standing.scores for standing in standings)]
+    return [math.fsum(standing.scores[fold] for fold in shared) for standing in standings]
+
+
 def paired_differences(scores: Scores, others: Scores) -> Floats:
     """Scores - others on the folds that both have, [n], in whole units of `RESOLUTION`: sums and ties are exact."""
     shared = scores.keys() & others.keys()
@@ -221,18 +237,19 @@ def paired_differences(scores: Scores, others: Scores) -> Floats:
 
 
 def shortfall(trial: int, table: Table) -> tuple[int, float, int] | None:
-    """Who a trial is furthest behind: the rival, by how much in the mean over the folds that both have, and how many.
+    """Who a trial is furthest behind, on all folds that it has: the rival, by how much, and how many folds these are.
 
-    The rival is the incumbent, or without one the trial that isn't given up with the largest lead. None without any.
+    Rivals are trials that have these folds too and aren't given up. None where it is behind nobody.
     """
-    best = incumbent(table)
-    rivals = [number for number, s in table.items() if number != trial and not s.abandoned] if best is None else [best]
-    pairs = [(number, paired_differences(table[trial].scores, table[number].scores)) for number in rivals]
-    found = [(float(d.mean()) * RESOLUTION, number, len(d)) for number, d in pairs if len(d)]
-    if not found:
+    standing = table[trial]
+    folds = [*standing.scores, *standing.undefined]
+    rivals = [n for n, other in table.items() if n != trial and not other.abandoned and other.has(folds)]
+    values = _values([standing, *(table[rival] for rival in rivals)], folds)
+    if not rivals or not values or not folds:
         return None
-    difference, rival, folds = min(found)
-    return rival, -difference, folds
+    per_fold = 1 if standing.together is not None else len(standing.scores)
+    lead, rival = max((value - values[0], -number) for value, number in zip(values[1:], rivals, strict=True))
+    return (-rival, lead / per_fold, len(folds)) if lead > 0 else None
 
 
 def signed_rank_p(differences: Floats) -> float:

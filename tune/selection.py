@@ -55,6 +55,13 @@ def fold_score(record: JobRecord, objective: str) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
+def pooled_objective(records: Sequence[JobRecord], kinds: Mapping[str, Kind], folds: Sequence[Fold]) -> float | None:
+    """Mean over the tasks of the AUC of these fold jobs' predictions together; of the tasks that are defined there."""
+    pooled = [_pooled(records, task, kind, folds) for task, kind in kinds.items()]
+    defined = [value for value in pooled if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
 def summarise(
     records: Sequence[JobRecord],
     kinds: Mapping[str, Kind],

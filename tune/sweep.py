@@ -25,7 +25,7 @@ from tune.provenance import commit, versions
 from tune.racing import RULES, Table, shortfall
 from tune.recorder import RecordedStudy, Recorder
 from tune.search import Proposal, Search
-from tune.selection import fold_score, summarise
+from tune.selection import POOLED_AUC, fold_score, pooled_objective, summarise
 from tune.space import Study
 from tune.study_files import study_note, write_study_files
 from tune.tracking import connect, tracking_uri
@@ -78,6 +78,7 @@ class Sweep:
             score=lambda record: fold_score(record, study.objective),
             order=plan.order,
             speculation=None if study.racing == "none" else SPECULATION,
+            together=self._pooled if study.objective == POOLED_AUC else None,
         )
         self.ledger = Ledger(
             propose=self._propose,
@@ -155,6 +156,9 @@ class Sweep:
         if self.board is not None:
             self.board.abandon.remote(trial.proposal.number)
 
+    def _pooled(self, records: Sequence[JobRecord]) -> float | None:
+        return pooled_objective(records, self.kinds, self.plan.data.folds)
+
     def _estimate(self, number: int) -> float | None:
         return estimates(self.ledger.standings, self.objectives).get(number)
 
@@ -183,7 +187,7 @@ def _why(trial: int, table: Table, rule: str) -> str:
     if behind is None:
         return rule
     rival, difference, folds = behind
-    return f"{difference:.4f} behind t{rival:03d} in the mean of {folds} folds that both ran ({rule})"
+    return f"{difference:.4f} behind t{rival:03d} on the {folds} folds that it ran ({rule})"
 
 
 class FailureGuard:
