@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
+DEBIAN_PACKAGES := chromium postgresql curl openssl
 
 .DEFAULT_GOAL := help
 .PHONY: help install packages demo ui test lint demo-store clean-demo
@@ -21,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 packages: ## what the tests need beside Python, on Debian or Ubuntu, as root: Chromium and PostgreSQL
-	@command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
-	  { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 chromium postgresql; }
+	@command -v chromium curl openssl >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 $(DEBIAN_PACKAGES); }
 
 demo: $(READY) ## sweep real speech: 8 configurations on 5 folds, in demo-run/
 	$(BIN)/hilbert sweep demo/study.yaml

@@ -60,7 +60,7 @@ class Result(NamedTuple):
 
 
 class FoldTable(NamedTuple):
-    """Scores [T, F], NaN where undefined; the objective [T]; and where it isn't their mean, that of some folds together."""
+    """Scores [T, F], NaN where undefined; objective [T]; and where it isn't their mean, that of some folds together."""
 
     scores: Floats
     objective: Floats

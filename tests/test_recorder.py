@@ -10,6 +10,7 @@ from sweeps import empty_database
 
 import tune.recorder
 from hilbert.config import FitConfig, TaskConfig
+from hilbert.errors import HilbertError
 from hilbert.folds import Fold
 from tune.job import JobRecord
 from tune.recorder import RecordedStudy, Recorder
@@ -156,7 +157,7 @@ def test_a_request_that_goes_wrong_leaves_no_trace(tmp_path, whole, heard, deadl
         spoiled = Spoiled(connect(uri), number, heard=heard, deadly=deadly)
         try:
             again = bool((drive_in_this_thread if deadly else drive)(spoiled).errors)
-        except (Killed, ConnectionError):  # lost at the very start: the sweep says so and ends
+        except (Killed, HilbertError):  # lost at the very start: the sweep says so and ends
             again = True
         if again:
             assert drive(connect(uri)).errors == []

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hilbert.config import TaskConfig
-from hilbert.errors import InputError
+from hilbert.errors import HilbertError, InputError
 from hilbert.folds import Fold
 from tune import runs
 from tune.entries import DIGITS, fold_entries, parameter_texts, trial_entries
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER = (1.0, 5.0, 15.0, 30.0)
 """Seconds between attempts to write to MLflow when it does not answer."""
+FORBIDDEN = 403
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,11 @@ class Recorder:
     def __init__(self, study: RecordedStudy, client: "MlflowClient") -> None:
         self.study, self.client = study, client
         self.errors: list[str] = []
-        self.experiment = self._experiment()
         self._parents: dict[str, str] = {}  # run of each trial
         self._done: set[tuple[str, str]] = set()  # trial and fold of the fold jobs recorded
         self._taken_up: set[str] = set()  # trials whose run this process has made or continued
         self.finished: dict[str, Noted] = {}  # trials recorded whole
-        self._read()
+        self.experiment = self._begin_or_take_up()
         self._in_doubt = False  # whether a request failed, of which nobody knows what it did
         self._complained = False
         self._closing = threading.Event()
@@ -170,6 +170,28 @@ class Recorder:
             return first_line(error)
         self._complained = False
         return None
+
+    def _begin_or_take_up(self) -> str:
+        """The experiment, and what it holds by now.
+
+        Raises:
+            InputError: it is another study's, or somebody else's.
+            HilbertError: MLflow doesn't answer.
+        """
+        try:
+            self.experiment = self._experiment()
+            self.client.set_experiment_tag(self.experiment, NOTE, self.study.note)
+            self._read()
+        except HilbertError:
+            raise
+        except Exception as error:
+            if getattr(error, "get_http_status_code", int)() == FORBIDDEN:
+                raise InputError(
+                    f"study {self.study.name!r}: MLflow at {self.client.tracking_uri} doesn't let you write to it,"
+                    " since somebody else made it; let them grant you MANAGE, or give the study another name"
+                ) from None
+            raise HilbertError(f"MLflow at {self.client.tracking_uri}: {first_line(error)}") from None
+        return self.experiment
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.study.name)
@@ -301,9 +323,8 @@ class Recorder:
         return predictions(records, self.study.tasks, id_key=self.study.id_key)
 
     def _write_study(self) -> None:
-        """The files of the study as a whole, and the experiment's description."""
+        """The files of the study as a whole."""
         runs.log_experiment_files(self.client, self.experiment, STUDY_FOLDER, self.study.write_files)
-        self.client.set_experiment_tag(self.experiment, NOTE, self.study.note)
 
     def _ranks(self, trials: Mapping[str, Noted]) -> dict[str, int]:
         """Rank of each trial that has one: by the objective as it is recorded, then by number."""

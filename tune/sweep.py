@@ -273,13 +273,14 @@ def _with_archive(
     plan = make_plan(study)
     archive = Archive(Path(study.storage) / study.study)
     uri = tracking_uri(uri, study.tracking_uri)
+    client = connect(uri)
     with archive.locked():
         archive.begin(plan.description())
         archive.keep_study_file(study.model_dump(mode="json"))
         prepare(archive)
         console.print(fold_report(plan), highlight=False, markup=False, soft_wrap=True)
         console.print(f"recording to {uri}", style="dim", highlight=False, soft_wrap=True)
-        recorder = Recorder(_recorded(plan, archive, hash_ids), connect(uri))
+        recorder = Recorder(_recorded(plan, archive, hash_ids), client)
         look = announce(recorder.client, recorder.experiment, study)
         console.print(f"leaderboard: {look}", style="dim", highlight=False, soft_wrap=True)
         try:
