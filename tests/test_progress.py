@@ -30,7 +30,7 @@ def proposal(number):
 
 def summary(value, **changes):
     metrics = {"cv/folds_done": 4, "cv/auc_se": 0.01, "x/auc_pooled": 0.8, "cv/auc_pooled": 0.8}
-    return Summary(**{"metrics": metrics, "folds": {}, "failed": (), "objective": value} | changes)
+    return Summary(**{"metrics": metrics, "series": {}, "failed": (), "objective": value} | changes)
 
 
 def written(shown):

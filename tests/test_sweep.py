@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sweeps import QUICK, hilbert, records, stop_after, write_study
 
-from tune.tracking import connect, search_runs
+from tune.tracking import connect, search_runs, study_files
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -56,7 +56,7 @@ def test_a_sweep_ends_with_the_ranked_table_and_the_way_to_mlflow(one):
     assert "quick: by mean_auc" in done.stdout
     assert "t000" in done.stdout
     assert "t001" in done.stdout
-    assert "mlflow ui --backend-store-uri sqlite:///" in done.stderr
+    assert done.stderr.count("hilbert ui quick") == 2  # at the beginning and at the end
     assert "gender, held-out documents (f, m) by fold:" in done.stderr
     assert "2/2 trials, 6/6 fold jobs" in done.stderr
 
@@ -105,7 +105,12 @@ def test_artifacts_are_predictions_curves_and_the_configuration(one):
     folder, _ = one
     client, parents, children = runs(folder)
     names = {file.path for file in client.list_artifacts(parents[0].info.run_id)}
-    assert names == {"configuration.json", "predictions.parquet", *(f"roc_{task}.png" for task in TASKS)}
+    assert names == {"configuration.json", "predictions.parquet", "plots"}
+    plots = {file.path for file in client.list_artifacts(parents[0].info.run_id, "plots")}
+    assert plots == {
+        *(f"plots/{kind}_{task}.png" for task in TASKS for kind in ("roc", "pr", "confusion", "calibration")),
+        *(f"plots/{name}.png" for name in ("training", "balance", "experts", "folds", "classes")),
+    }
     local = Path(client.download_artifacts(parents[0].info.run_id, "predictions.parquet"))
     frame = pd.read_parquet(local)
     assert frame.groupby("task")["document_id"].nunique().to_dict() == dict.fromkeys(TASKS, 125)
@@ -116,6 +121,35 @@ def test_artifacts_are_predictions_curves_and_the_configuration(one):
         Path(client.download_artifacts(parents[0].info.run_id, "configuration.json")).read_text()
     )
     assert configuration["model"]["width"] == 16
+
+
+def test_every_trial_has_a_note_with_its_rank_and_its_data(one):
+    folder, _ = one
+    _, parents, _ = runs(folder)
+    notes = {r.data.tags["mlflow.note.content"].splitlines()[0][:15] for r in parents}
+    assert notes == {"**Rank 1 of 2**", "**Rank 2 of 2**"}
+    for run in parents:
+        (data,) = run.inputs.dataset_inputs
+        assert json.loads(data.dataset.source)["fingerprint"].startswith(data.dataset.digest)
+
+
+def test_the_experiment_holds_the_study_file_versions_and_splits(one, tmp_path, demo_store):
+    folder, _ = one
+    client, _, _ = runs(folder)
+    files = study_files(client, "quick", tmp_path)
+    assert {path.name for path in files.iterdir()} == {
+        "study.yaml",
+        "versions.json",
+        "data.json",
+        "splits.csv",
+        "fold_counts.csv",
+    }
+    assert json.loads((files / "versions.json").read_text())["command"] == "hilbert sweep study.yaml"
+    splits = pd.read_csv(files / "splits.csv")
+    assert splits["document_id"].tolist() == pd.read_csv(demo_store / "documents.csv")["document_id"].tolist()
+    assert (splits.filter(like="fold_") == "held_out").sum(axis=1).eq(1).all()
+    note = client.get_experiment_by_name("quick").tags["mlflow.note.content"]
+    assert "125 documents in 125 groups; 3 folds" in note
 
 
 def test_compare_prints_csv_best_first(one):
@@ -138,7 +172,7 @@ def test_no_transcript_no_path_and_no_id_reaches_mlflow_but_in_predictions(one, 
         content = path.read_bytes()
         assert b".ogg" not in content
         assert b"we call it bear" not in content
-        if path.name != "predictions.parquet":
+        if path.name not in {"predictions.parquet", "splits.csv"}:
             assert not [name for name in ids if name in content], path
 
 
@@ -149,10 +183,11 @@ def test_two_workers_find_the_same_to_the_last_bit(one, tmp_path, demo_store):
     assert records(tmp_path, "quick") == records(one[0], "quick")
     assert proposals(tmp_path) == proposals(one[0])
     ids = [name.encode() for name in pd.read_csv(demo_store / "documents.csv")["document_id"]]
-    for path in (tmp_path / "mlartifacts").rglob("predictions.parquet"):
+    for path in [tmp_path / "mlflow.db", *(tmp_path / "mlartifacts").rglob("*.*")]:
         content = path.read_bytes()
-        assert not [name for name in ids if name in content]
-        assert pd.read_parquet(path)["document_id"].str.fullmatch("[0-9a-f]{16}").all()
+        assert not [name for name in ids if name in content], path
+        if path.name == "predictions.parquet":
+            assert pd.read_parquet(path)["document_id"].str.fullmatch("[0-9a-f]{16}").all()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

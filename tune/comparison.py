@@ -22,7 +22,7 @@ def ranking(study: ReadStudy) -> pd.DataFrame:
     metrics = ["cv/auc_mean", "cv/auc_se", "cv/auc_pooled", "cv/folds_done"]
     for task in study.tasks:
         metrics += [f"{task}/auc_{part}" for part in ("mean", "se", "pooled", "folds")]
-    metrics += ["cv/auc_corrected", "cost/seconds"]
+    metrics += ["cv/auc_corrected", "cost/seconds", "cost/gpu_seconds"]
     parameters = parameter_columns(ranked)
     frame = ranked.reindex(columns=["trial", "status", *metrics, *parameters, "failed_folds", "abandoned", "run"])
     for name in ("cv/folds_done", *(f"{task}/auc_folds" for task in study.tasks)):
