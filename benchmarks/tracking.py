@@ -43,6 +43,7 @@ from tune.selection import summarise
 from tune.tracking import connect
 
 EPOCHS, FOLDS, DOCUMENTS = 30, 25, 20
+MOST = 500
 TASKS = {"task": TaskConfig(kind="binary", classes=("no", "yes"))}
 MEASURES = ("train_total", "train_task", "train_contrastive", "inner_loss", "inner_task_auc")
 PARAMETERS = {f"parameter_{number}": 0.1 * number for number in range(20)}
@@ -97,7 +98,8 @@ def recorder(uri: str, name: str = "recorder") -> Recorder:
 def recording(uri: str) -> Callable[[int], None]:
     """This recorder; the trial's own run is written with its first fold job."""
     writer = recorder(uri)
-    return lambda number: writer._write_fold(proposal_of(number // FOLDS), record_of(number))
+    proposals, records = [proposal_of(trial) for trial in range(MOST // FOLDS)], [record_of(n) for n in range(MOST)]
+    return lambda number: writer._write_fold(proposals[number // FOLDS], records[number])
 
 
 def its_floor(uri: str) -> Callable[[int], None]:
@@ -249,7 +251,7 @@ def many(uri: str, jobs: int) -> tuple[float, float, float]:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=20, help=f"of every style, less than {MOST}")
     parser.add_argument("--many", type=int, default=2500, help="fold jobs; 0 leaves this part out")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="hilbert-"))
