@@ -245,9 +245,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="a file of fold_table.py")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print(
-        f"{'share':5}  {'rule':20} {'jobs':>5} {'time':>5}  {'regret':8} {'± se':8} {'missed':>6} {'by objective':>12}"
-    )
+    print(f"{'share':5}  {'rule':20} {'jobs':>5} {'time':>5}  {'regret':8} {'± se':8} {'missed':>6}")
     for share, table in scenarios(arguments):
         rows: dict[str, list[Row]] = {}
         for repetition in range(arguments.repetitions):

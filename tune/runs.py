@@ -18,12 +18,12 @@ Entry = tuple[str, float, int]
 """Name, value, step."""
 
 
-def create_experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> str:
+def create_experiment(client: "MlflowClient", name: str, tags: dict[str, str]) -> str:
     """A new experiment; its artifacts lie beside a sqlite file, or where a server puts them."""
     location = None
     if client.tracking_uri.startswith(SQLITE):
         location = (Path(client.tracking_uri.removeprefix(SQLITE)).parent / "mlartifacts" / name).as_uri()
-    return str(client.create_experiment(name, artifact_location=location, tags=dict(tags)))
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 
 def create_run(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str], *, started: float) -> str:

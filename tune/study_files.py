@@ -116,10 +116,10 @@ def study_note(plan: Plan) -> str:
     """The experiment's description, Markdown."""
     data, study = describe_data(plan), plan.study
     folds = data["folds"]
+    repeated = f" ({folds['n_splits']} parts, {folds['repeats']} times)" if folds["repeats"] > 1 else ""
     lines = [
-        f"{data['documents']} documents in {data['groups']} groups; {len(plan.data.folds)} folds"
-        f" ({folds['n_splits']} parts, {folds['repeats']} times), the same for every configuration;"
-        f" no group is on both sides of a split.",
+        f"{data['documents']} documents in {data['groups']} groups; {len(plan.data.folds)} folds{repeated}, the same"
+        " for every configuration; no group is on both sides of a split.",
         "",
         f"Configurations are ranked by `{study.objective}`, racing: `{study.racing}`.",
         "",
