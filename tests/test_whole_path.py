@@ -68,6 +68,7 @@ def test_an_awkward_cohort_goes_the_whole_path(tmp_path):
         "folds": {"n_splits": 3, "repeats": 2},
         "trials": 2,
         "objective": "pooled_auc",
+        "racing": "none",
         "model": {"width": 16, "heads": 2, "expert_width": 8, "top_k": 1, "modality_source": "cross", "hops": 2},
         "loss": {"class_weighting": "logit-adjusted", "learned_temperature": True},
         "train": {"epochs": 4, "patience": 2, "refit": True, "monitor": "auc", "segment_dropout": 0.5},
@@ -85,3 +86,8 @@ def test_an_awkward_cohort_goes_the_whole_path(tmp_path):
         assert 0 < float(row["größe/auc_pooled"]) < 1
         assert 0 <= int(row["stage/auc_folds"]) <= 6
     assert float(rows[0]["cv/auc_pooled"]) >= float(rows[1]["cv/auc_pooled"])
+    done = hilbert("report", "awkward", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "awkward-report.html").read_text(encoding="utf-8")
+    assert "größe" in page
+    assert "P-00" not in page  # no document's id
