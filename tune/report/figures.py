@@ -70,10 +70,13 @@ def categories(names: Sequence[str]) -> Figure:
 
 
 def heat_maps(material: Material) -> dict[str, Figure]:
-    """AUC of every configuration on every fold: the mean over the tasks first, then each task."""
+    """AUC of every configuration on every fold: the mean over the tasks first, then each task.
+
+    The mean is over the tasks that are defined in the fold, as the series `fold/auc`: the same for all configurations.
+    """
     tasks = list(material.study.tasks)
     names = [f"{task}/auc" for task in tasks]
-    jobs = material.jobs.assign(mean=material.jobs[names].mean(axis=1, skipna=False))
+    jobs = material.jobs.assign(mean=material.jobs[names].mean(axis=1))
     views = {"mean over the tasks": "mean"} if len(tasks) > 1 else {}
     return {
         name: _heat_map(material, jobs, column)
