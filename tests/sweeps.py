@@ -67,8 +67,13 @@ def environment(**changes: str) -> dict[str, str]:
 
 def hilbert(*arguments: str | Path, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs the command in `folder`."""
+    return run(command(*arguments), folder=folder, **variables)
+
+
+def run(arguments: Sequence[str], *, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs any command in `folder`, to its end."""
     return subprocess.run(
-        command(*arguments),
+        arguments,
         cwd=folder,
         env=environment(**variables),
         capture_output=True,

@@ -13,9 +13,9 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from hilbert.metrics import expected_calibration_error
+from hilbert.metrics import certainty, expected_calibration_error
 from tune.plots.curves import GRID, over_folds, precision_recall, roc
-from tune.plots.decisions import certainty, confusion, reliability
+from tune.plots.decisions import confusion, reliability
 from tune.plots.folds import class_counts
 from tune.plots.held_out import HeldOut
 from tune.plots.training import by_epoch, course, effective_experts, ranked_usage
@@ -122,7 +122,7 @@ def test_calibration_bins_hold_all_documents_in_equal_counts(n):
 @pytest.mark.parametrize("task", MEMBERS)
 def test_calibration_is_of_the_same_confidence_as_the_metric(task):
     """One bin a document wide: the distance of confidence and frequency is that of `hilbert.metrics`."""
-    confidence, happened = certainty(held(task))
+    confidence, happened = certainty(*held(task).pooled, SPECS[task].kind)
     number = np.clip((confidence * 10).astype(int), 0, 9)
     gap = sum(abs((confidence - happened)[number == b].sum()) for b in range(10)) / len(confidence)
     expected = expected_calibration_error(*held(task).pooled, SPECS[task].kind)

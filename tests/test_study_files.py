@@ -59,11 +59,13 @@ def test_the_data_are_described_in_numbers(plan, demo_store):
     assert found["tasks"]["adult"]["classes"] == labels.value_counts().sort_index().to_dict()
     assert found["stores"]["features"]["audio"]["encoder"]["name"] == "opensmile:eGeMAPSv02"
     assert found["folds"]["splits"] == plan.data.splits
-    assert "| adult | binary |" in study_note(plan)
+    assert "| adult | binary |" in study_note(plan, found)
 
 
 def test_all_files_are_written_without_passwords(plan, tmp_path):
-    write_study_files(plan, versions(["sweep", "s.yaml", "--tracking-uri", "https://me:secret@x"]), tmp_path)
+    write_study_files(
+        plan, describe_data(plan), versions(["sweep", "s.yaml", "--tracking-uri", "https://me:secret@x"]), tmp_path
+    )
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"study.yaml", "versions.json", "data.json", "splits.csv", "fold_counts.csv"}
     assert not [path for path in tmp_path.iterdir() if "secret" in path.read_text()]

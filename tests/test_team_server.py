@@ -20,6 +20,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+import sweeps
 import yaml
 from mlflow.exceptions import MlflowException
 from servers import at_work, end, free_port, started, wait_for
@@ -148,15 +149,7 @@ def block(heading):
 
 def run(script, *, folder, **variables):
     """Runs commands in `folder`; the first one that fails ends them."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    done = sweeps.run(["bash", "-euo", "pipefail", "-c", script], folder=folder, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -111,6 +111,11 @@ def _add_recording(command: argparse.ArgumentParser) -> None:
     command.add_argument("--hash-ids", action="store_true", help="replace document ids in artifacts by keyed hashes")
 
 
+def _add_recorded_study(command: argparse.ArgumentParser) -> None:
+    command.add_argument("study", metavar="STUDY", help="name of the study")
+    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
+
+
 def _add_sweep(commands: Commands) -> None:  # type: ignore[valid-type]
     command = commands.add_parser(  # type: ignore[attr-defined]
         "sweep",
@@ -156,9 +161,8 @@ def _add_compare(commands: Commands) -> None:  # type: ignore[valid-type]
         description="Ranks a study's configurations: mean AUC over folds with its standard error, folds that counted, "
         "AUC of the pooled held-out predictions, for every task. The winner of many looks better than it is.",
     )
-    command.add_argument("study", metavar="STUDY", help="name of the study")
+    _add_recorded_study(command)
     command.add_argument("--csv", action="store_true", help="CSV on stdout, columns named like the MLflow metrics")
-    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
     command.set_defaults(run=compare)
 
 
@@ -169,10 +173,9 @@ def _add_ui(commands: Commands) -> None:  # type: ignore[valid-type]
         description="Opens a study's trials, best first, in MLflow's pages. For a store without a server one is "
         "started, on this computer alone, and ends with this command. The link goes to stdout.",
     )
-    command.add_argument("study", metavar="STUDY", help="name of the study")
+    _add_recorded_study(command)
     command.add_argument("--port", type=int, metavar="N", help="of the server that is started (5000, or a free one)")
     command.add_argument("--no-browser", dest="browser", action="store_false", help="print the link alone")
-    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
     command.set_defaults(run=ui)
 
 
@@ -183,9 +186,8 @@ def _add_report(commands: Commands) -> None:  # type: ignore[valid-type]
         description="Writes one HTML file that needs no network: leaderboard, folds, parameters, the winner's curves, "
         "cost, what was left out and why, data, splits, versions.",
     )
-    command.add_argument("study", metavar="STUDY", help="name of the study")
+    _add_recorded_study(command)
     command.add_argument("--output", type=Path, metavar="FILE", help="the file to write (STUDY-report.html)")
-    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
     command.set_defaults(run=report)
 
 

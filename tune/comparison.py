@@ -4,7 +4,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from tune.formats import duration, with_error
+from tune.formats import LOG, duration, with_error
 from tune.selection import is_whole, objective_metric, rank
 from tune.tracking import ReadStudy
 
@@ -56,7 +56,7 @@ def show(study: ReadStudy, console: Console) -> None:
 def parameter_columns(frame: pd.DataFrame) -> list[str]:
     """Columns of the searched parameters, sorted; the logarithms that MLflow's plots need are left out."""
     names = {str(name) for name in frame.columns if str(name).startswith(PARAMS)}
-    return sorted(name for name in names if name.removesuffix(".log10") not in names - {name})
+    return sorted(name for name in names if name.removesuffix(LOG) not in names - {name})
 
 
 def headings(study: ReadStudy) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hilbert.config import TaskConfig
 from hilbert.metrics import average_precision, balanced_accuracy, brier, expected_calibration_error
+from tune.formats import log_name
 from tune.job import JobRecord
 from tune.selection import Summary
 from tune.space import Parameters
@@ -63,5 +64,5 @@ def parameter_texts(parameters: Parameters, logarithmic: Collection[str] = ()) -
 
     Numbers have six digits, as many as a table can show; the trial's `configuration.json` has all.
     """
-    logs = {f"{name}.log10": f"{math.log10(float(parameters[name])):.6g}" for name in parameters if name in logarithmic}
+    logs = {log_name(name): f"{math.log10(float(parameters[name])):.6g}" for name in parameters if name in logarithmic}
     return {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in parameters.items()} | logs

@@ -34,14 +34,14 @@ def estimates(table: Table, known: Mapping[int, float]) -> dict[int, float]:
     unknown = [trial for trial, standing in table.items() if standing.scores and trial not in known]
     if not unknown:
         return {}
-    found = {trial: _against_the_best(trial, table, known) for trial in unknown}
+    compared = {trial: _against_the_best(trial, table, known) for trial in unknown}
+    found = {trial: value for trial, value in compared.items() if value is not None}
+    if len(found) == len(unknown):
+        return found
     moves = [known[trial] - mean for trial, s in table.items() if trial in known and (mean := s.mean) is not None]
     move = math.fsum(moves) / len(moves) if moves else 0.0
     effects = fold_effects(table)
-    return {
-        trial: move + _corrected_mean(trial, table, effects) if value is None else value
-        for trial, value in found.items()
-    }
+    return {trial: move + _corrected_mean(trial, table, effects) for trial in unknown} | found
 
 
 def _against_the_best(trial: int, table: Table, known: Mapping[int, float]) -> float | None:

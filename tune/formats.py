@@ -1,4 +1,6 @@
-"""How numbers are written for people."""
+"""How numbers and names are written for people."""
+
+LOG = ".log10"
 
 
 def duration(seconds: float) -> str:
@@ -6,6 +8,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def log_name(parameter: str) -> str:
+    """Name of the parameter that holds the decimal logarithm of a log-scaled one."""
+    return f"{parameter}{LOG}"
 
 
 def with_error(value: float | None, error: float | None) -> str:

@@ -21,6 +21,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from tune.formats import log_name
 from tune.selection import objective_metric
 from tune.tracking import TRIAL
 
@@ -99,11 +100,6 @@ def save_views(
         logger.info("no saved view: %s", error)
         return None, None
     return LEADERBOARD, CHARTS
-
-
-def log_name(parameter: str) -> str:
-    """Name of the parameter that holds the decimal logarithm of a log-scaled one."""
-    return f"{parameter}.log10"
 
 
 def is_server(uri: str) -> bool:

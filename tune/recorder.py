@@ -296,9 +296,9 @@ class Recorder:
         if summary.failed:
             tags["hilbert.failed_folds"] = ",".join(map(str, summary.failed))
         noted = Noted(parent, "", proposal.number, summary)
-        rank, of = self._ranks({**self.finished, key: noted}).get(key), 1 + len(self._ranks(self.finished))
+        ranks = self._ranks({**self.finished, key: noted})
         body = self._note_body(records, summary, tags.get("hilbert.abandoned", ""))
-        noted.note = f"{rank_line(summary, self.study.objective, rank, of)}\n\n{body}"
+        noted.note = f"{rank_line(summary, self.study.objective, ranks.get(key), len(ranks))}\n\n{body}"
         ended = max((record.started + record.seconds for record in records), default=started)
         runs.log_batch(self.client, parent, trial_entries(summary), at=ended, tags={NOTE: noted.note, **tags})
         runs.log_files(self.client, parent, lambda folder: self._write_trial_files(proposal, done, folder))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune.entries import Entry
 from tune.tracking import SQLITE
 
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
 MOST_METRICS, MOST_PARAMETERS = 1000, 100  # in one batch: MLflow's own limits
 LONGEST_DIGEST = 36
-
-Entry = tuple[str, float, int]
-"""Name, value, step."""
 
 
 def create_experiment(client: "MlflowClient", name: str, tags: dict[str, str]) -> str:

@@ -26,11 +26,14 @@ from tune.provenance import without_passwords
 FOLDER = "study"
 
 
-def write_study_files(plan: Plan, versions: Mapping[str, Any], folder: Path, *, id_key: bytes | None = None) -> None:
+def write_study_files(
+    plan: Plan, data: Mapping[str, Any], versions: Mapping[str, Any], folder: Path, *, id_key: bytes | None = None
+) -> None:
     """Writes them into `folder`.
 
     Args:
         plan: the study.
+        data: of `describe_data`.
         versions: of `tune.provenance.versions`.
         folder: is there.
         id_key: replaces the ids of documents and groups by hashes with this key.
@@ -39,7 +42,7 @@ def write_study_files(plan: Plan, versions: Mapping[str, Any], folder: Path, *, 
     text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True)
     (folder / "study.yaml").write_text(without_passwords(text), encoding="utf-8")
     (folder / "versions.json").write_text(json.dumps(versions, indent=2), encoding="utf-8")
-    (folder / "data.json").write_text(json.dumps(describe_data(plan), indent=2), encoding="utf-8")
+    (folder / "data.json").write_text(json.dumps(data, indent=2), encoding="utf-8")
     split_manifest(plan, id_key=id_key).to_csv(folder / "splits.csv", index=False)
     named_counts(plan).to_csv(folder / "fold_counts.csv", index=False)
 
@@ -112,9 +115,9 @@ def _describe_labels(labels: Labels) -> dict[str, Any]:
     return content | {"classes": dict(zip(labels.spec.classes, counts, strict=True))}
 
 
-def study_note(plan: Plan) -> str:
-    """The experiment's description, Markdown."""
-    data, study = describe_data(plan), plan.study
+def study_note(plan: Plan, data: Mapping[str, Any]) -> str:
+    """The experiment's description, Markdown; `data` is that of `describe_data`."""
+    study = plan.study
     folds = data["folds"]
     repeated = f" ({folds['n_splits']} parts, {folds['repeats']} times)" if folds["repeats"] > 1 else ""
     lines = [

@@ -27,7 +27,7 @@ from tune.recorder import RecordedStudy, Recorder
 from tune.search import Proposal, Search
 from tune.selection import POOLED_AUC, fold_score, pooled_objective, summarise
 from tune.space import Study
-from tune.study_files import study_note, write_study_files
+from tune.study_files import describe_data, study_note, write_study_files
 from tune.tracking import connect, tracking_uri
 from tune.ui import announce
 
@@ -294,7 +294,7 @@ def _with_archive(
 def _recorded(plan: Plan, archive: Archive, hash_ids: bool) -> RecordedStudy:
     key = archive.id_key() if hash_ids or archive.has_id_key else None  # once hashed, always hashed
     identity = hashlib.sha256(json.dumps(plan.description(), sort_keys=True).encode()).hexdigest()[:24]
-    study = plan.study
+    study, data = plan.study, describe_data(plan)
     return RecordedStudy(
         name=study.study,
         identity=identity,
@@ -306,8 +306,8 @@ def _recorded(plan: Plan, archive: Archive, hash_ids: bool) -> RecordedStudy:
         logarithmic=study.logarithmic,
         fingerprints=plan.data.fingerprints,
         commit=commit(),
-        note=study_note(plan),
-        write_files=lambda folder: write_study_files(plan, archive.versions(), folder, id_key=key),
+        note=study_note(plan, data),
+        write_files=lambda folder: write_study_files(plan, data, archive.versions(), folder, id_key=key),
         id_key=key,
     )
 

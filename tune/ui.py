@@ -26,9 +26,10 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from hilbert.errors import HilbertError, InputError
+from tune.formats import log_name
 from tune.guard import end_guarded, start_guarded
-from tune.leaderboard import CHARTS, Client, is_server, leaderboard_url, log_name, save_views
-from tune.space import Range, Study
+from tune.leaderboard import CHARTS, Client, is_server, leaderboard_url, save_views
+from tune.space import Study
 from tune.tracking import SQLITE, connect, read_study, tracking_uri
 
 HOST, PORT = "127.0.0.1", 5000
@@ -48,7 +49,7 @@ def announce(client: Client, experiment_id: str, study: Study) -> str:
         objective=study.objective,
         tasks=list(study.tasks),
         parameters=list(study.parameters),
-        log_parameters=[name for name, found in study.parameters.items() if isinstance(found, Range) and found.log],
+        log_parameters=study.logarithmic,
     )
     uri = client.tracking_uri
     if is_server(uri):

@@ -12,7 +12,15 @@ A metric that these labels leave undefined is None: never 0, 0.5 or NaN. A score
 """
 
 from hilbert.metrics.bbc import BiasCorrected, CorrectedAuc, bbc_cv
-from hilbert.metrics.classification import average_precision, balanced_accuracy, brier, expected_calibration_error
+from hilbert.metrics.classification import (
+    average_precision,
+    balanced_accuracy,
+    brier,
+    certainty,
+    confusion_counts,
+    expected_calibration_error,
+    wilson_interval,
+)
 from hilbert.metrics.comparisons import DeLong, PairedTest, corrected_resampled_ttest, delong, holm, wilcoxon
 from hilbert.metrics.intervals import bootstrap_interval, pooled_interval
 from hilbert.metrics.over_folds import MeanAndError, mean_and_se, pooled_auc
@@ -33,6 +41,8 @@ __all__ = [
     "bbc_cv",
     "bootstrap_interval",
     "brier",
+    "certainty",
+    "confusion_counts",
     "corrected_resampled_ttest",
     "delong",
     "expected_calibration_error",
@@ -41,4 +51,5 @@ __all__ = [
     "pooled_auc",
     "pooled_interval",
     "wilcoxon",
+    "wilson_interval",
 ]

@@ -1,7 +1,8 @@
 """How good classes and probabilities are, beside their order."""
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
 from hilbert.metrics.shapes import Array, Kind, labelled_columns
@@ -55,11 +56,41 @@ def expected_calibration_error(y: ArrayLike, probabilities: ArrayLike, kind: Kin
     known, columns = labelled_columns(y, probabilities, kind)
     if not len(known):
         return None
-    confidence = columns[:, 1] if kind == "binary" else columns.max(1)
-    happened = known == (1 if kind == "binary" else columns.argmax(1))
+    confidence, happened = certainty(known, columns, kind)
     number = np.clip((confidence * bins).astype(int), 0, bins - 1)
     gaps = np.bincount(number, weights=confidence - happened, minlength=bins)
     return float(np.abs(gaps).sum() / len(known))
+
+
+def certainty(y: ArrayLike, probabilities: ArrayLike, kind: Kind) -> tuple[Array, NDArray[np.bool_]]:
+    """What calibration compares, of the n labelled documents: a probability [n], and whether it came true [n].
+
+    Binary: class 1's probability, and whether the document is of class 1. Multiclass: that of the most probable class,
+    and whether it is the document's. Arguments and errors as in `auc`, with probabilities for scores.
+    """
+    known, columns = labelled_columns(y, probabilities, kind)
+    if kind == "binary":
+        return columns[:, 1], known == 1
+    return columns.max(1), known == columns.argmax(1)
+
+
+def confusion_counts(y: Array, scores: Array) -> NDArray[np.int64]:
+    """Labelled documents of each class (row) by the class with the highest score (column), [C, C].
+
+    Args:
+        y: class numbers [N], NaN where the label is missing.
+        scores: [N, C], of a binary task too.
+    """
+    known, size = ~np.isnan(y), scores.shape[1]
+    pairs = y[known].astype(np.int64) * size + scores[known].argmax(1)
+    counts: NDArray[np.int64] = np.bincount(pairs, minlength=size * size).reshape(size, size)
+    return counts
+
+
+def wilson_interval(happened: int, n: int) -> tuple[float, float]:
+    """95 % interval of a frequency, `happened` of n >= 1 (Wilson 1927)."""
+    low, high = binomtest(happened, n).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def _holds_every_class(y: Array, columns: Array) -> bool:

@@ -11,7 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hilbert.metrics import balanced_accuracy, expected_calibration_error, mean_and_se
+from hilbert.metrics import (
+    balanced_accuracy,
+    certainty,
+    confusion_counts,
+    expected_calibration_error,
+    mean_and_se,
+    wilson_interval,
+)
 from tune.plots.curves import nothing
 from tune.plots.held_out import HeldOut
 from tune.plots.style import (
@@ -40,10 +47,7 @@ FEWEST_IN_BIN = 10
 
 def confusion(held: HeldOut) -> np.ndarray:
     """How many documents of each class (row) are predicted as each class (column), [C, C]."""
-    y, scores = held.pooled
-    size = len(held.spec.classes)
-    pairs = y.astype(int) * size + scores.argmax(1)
-    return np.bincount(pairs, minlength=size * size).reshape(size, size)
+    return confusion_counts(*held.pooled)
 
 
 def confusion_figure(held: HeldOut) -> Figure:
@@ -106,26 +110,13 @@ def reliability(confidence: Array, happened: Array) -> Bins:
     count = np.diff(starts, append=len(order)).astype(np.float64)
     mean = np.add.reduceat(confidence[order], starts) / count
     frequency = np.add.reduceat(happened[order], starts) / count
-    return Bins(mean, frequency, count, _wilson(frequency, count))
-
-
-def _wilson(share: Array, n: Array, z: float = 1.96) -> Array:
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return np.stack([centre - half, centre + half]).clip(0, 1)
-
-
-def certainty(held: HeldOut) -> tuple[Array, Array]:
-    """Binary: the second class's probability [N] and membership [N]; multiclass: the top one's, and if it is right."""
-    y, scores = held.pooled
-    if held.spec.kind == "binary":
-        return scores[:, 1], (y == 1).astype(np.float64)
-    return scores.max(1), (y == scores.argmax(1)).astype(np.float64)
+    intervals = [wilson_interval(round(share * n), int(n)) for share, n in zip(frequency, count, strict=True)]
+    return Bins(mean, frequency, count, np.array(intervals).T)
 
 
 def calibration_figure(held: HeldOut) -> Figure:
     """Left, how often what is predicted with a probability comes true; right, which probabilities are predicted."""
-    confidence, happened = certainty(held)
+    confidence, happened = certainty(*held.pooled, held.spec.kind)
     heading = f"Calibration of {name(held.task, 24)}"
     if not len(confidence):
         return sentence(heading, nothing(held))
@@ -134,7 +125,7 @@ def calibration_figure(held: HeldOut) -> Figure:
     binary = held.spec.kind == "binary"
     positive = name(held.spec.classes[1], 20) if binary else "the top class"
     what = f"probability of {positive}"
-    found = reliability(confidence, happened)
+    found = reliability(confidence, happened.astype(np.float64))
     _reliability(left, found)
     labels(left, f"predicted {what}", f"share that is {positive}" if binary else "share that is right")
     title(left, f"{heading}: error {error:.3f}", _bins(found.count))

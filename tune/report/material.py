@@ -16,6 +16,7 @@ import pandas as pd
 
 from hilbert.errors import InputError
 from tune.comparison import PARAMS, parameter_columns, ranking
+from tune.formats import log_name
 from tune.report.predicted import Predicted, by_task
 from tune.selection import objective_metric
 from tune.space import Choices, Parameter, Parameters, Range, Study, Value
@@ -89,7 +90,7 @@ class Material:
             return dict(self.files.study.parameters)
         frame = self.study.trials
         return {
-            name.removeprefix(PARAMS): _guessed(frame[name].dropna(), log=f"{name}.log10" in frame)
+            name.removeprefix(PARAMS): _guessed(frame[name].dropna(), log=log_name(name) in frame)
             for name in parameter_columns(frame)
         }
 

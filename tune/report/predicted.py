@@ -13,13 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from hilbert.metrics import Kind, pooled_interval
+from hilbert.metrics import Kind, certainty, confusion_counts, pooled_interval, wilson_interval
 from tune.notes import RESAMPLES
 
 Array = NDArray[np.float64]
 GRID = np.linspace(0, 1, 101)
 BINS = 10
-Z = 1.959964  # of a two-sided 95 % interval
 
 
 @dataclass(frozen=True)
@@ -159,28 +158,18 @@ def calibration(predicted: Predicted) -> list[Bin]:
     """Reliability in `BINS` bins of equal width; empty ones are left out.
 
     Binary: the second class's probability; several classes: the most probable class's, and how often it is right, as in
-    `hilbert.metrics.expected_calibration_error`. The interval is Wilson's (1927).
+    `hilbert.metrics.expected_calibration_error`. The interval is Wilson's.
     """
-    known, scores = predicted.labels[predicted.labelled], predicted.scores[predicted.labelled]
-    binary = predicted.kind == "binary"
-    confidence = scores[:, 1] if binary else scores.max(1)
-    happened = known == (1 if binary else scores.argmax(1))
+    confidence, happened = certainty(predicted.labels, predicted.scores, predicted.kind)
     number = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
     bins = []
     for index in np.unique(number):
         rows = number == index
-        n, share = int(rows.sum()), float(happened[rows].mean())
-        centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-        low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-        bins.append(Bin(float(confidence[rows].mean()), share, float(low), float(high), n))
+        low, high = wilson_interval(int(happened[rows].sum()), n := int(rows.sum()))
+        bins.append(Bin(float(confidence[rows].mean()), float(happened[rows].mean()), low, high, n))
     return bins
 
 
 def confusion(predicted: Predicted) -> NDArray[np.int64]:
     """[C, C] counts, row = label, column = most probable class."""
-    known, scores = predicted.labels[predicted.labelled], predicted.scores[predicted.labelled]
-    n = len(predicted.classes)
-    cells = known.astype(np.int64) * n + scores.argmax(1)
-    counts: NDArray[np.int64] = np.bincount(cells, minlength=n * n).reshape(n, n)
-    return counts
+    return confusion_counts(predicted.labels, predicted.scores)
