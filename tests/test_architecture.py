@@ -23,7 +23,7 @@ HILBERT = [
     {"training"},
 ]
 TUNE = [
-    {"space", "formats", "racing", "guard", "provenance"},
+    {"options", "space", "formats", "racing", "guard", "provenance"},
     {"job", "search", "study_file", "importance", "estimates"},
     {"predictions", "plots", "selection", "ledger", "archive"},
     {"tracking", "scheduling", "plan", "entries", "notes"},

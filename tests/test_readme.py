@@ -9,7 +9,7 @@ import yaml
 from cohorts import write_cohort, write_wave
 
 from hilbert.cohort import Cohort
-from tune.cli import make_parser
+from tune.options import make_parser
 from tune.study_file import load_study, parse_study
 
 ROOT = Path(__file__).parent.parent
