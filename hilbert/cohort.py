@@ -22,6 +22,7 @@ import pandas as pd
 
 from hilbert import audio
 from hilbert.errors import CohortError
+from hilbert.files import digest
 from hilbert.tables import read_table, table_text
 
 DOCUMENTS, SEGMENTS = "documents.csv", "segments.csv"
@@ -113,8 +114,7 @@ class Cohort:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(path)
     except OSError as error:  # reading its sound will fail too, and tell the segments
         return f"unreadable: {error.strerror}"
 

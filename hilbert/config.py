@@ -134,6 +134,18 @@ class TaskConfig(Section):
     deviation: Annotated[float, Field(gt=0)] = 1.0
     """Standard deviation of a regression target over the training part."""
 
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Self:
+        count = len(self.classes)
+        fits, needed = {
+            "binary": (count == 2, "two classes"),
+            "multiclass": (count >= 2, "two classes or more"),
+            "regression": (count == 0, "no classes"),
+        }[self.kind]
+        if not fits or len(set(self.classes)) < count or "" in self.classes:
+            raise ValueError(f"a {self.kind} task has {needed}, each with a name of its own, not {list(self.classes)}")
+        return self
+
     @property
     def outputs(self) -> int:
         """Width of the task's head: classes, 1 for regression."""

@@ -41,8 +41,8 @@ def extract(
     cohort: Cohort,
     store_folder: str | Path,
     *,
-    audio: str | None = None,
-    text: str | None = None,
+    audio: str | Encoder | None = None,
+    text: str | Encoder | None = None,
     window: float | None = None,
     device: str = "auto",
     batch_size: int = 16,
@@ -57,8 +57,8 @@ def extract(
         cohort: the cohort.
         store_folder: where the store shall lie. A store of the same contents is recognised, and nothing is done; if
             labels alone have changed, labels alone are rewritten.
-        audio: name of the audio encoder; None leaves audio out.
-        text: name of the text encoder; None leaves text out.
+        audio: the audio encoder, or its name; None leaves audio out.
+        text: the text encoder, or its name; None leaves text out.
         window: seconds; longer audio stretches are cut into equal windows no longer than this. Text stays as it is.
         device: auto, cpu, cuda, mps.
         batch_size: segments at once on the device.
@@ -88,17 +88,26 @@ def extract(
     return done
 
 
-def _load_encoders(audio: str | None, text: str | None, device: str, batch_size: int) -> dict[Modality, Encoder]:
-    names: tuple[tuple[Modality, str | None], ...] = (("audio", audio), ("text", text))
+def _load_encoders(
+    audio: str | Encoder | None, text: str | Encoder | None, device: str, batch_size: int
+) -> dict[Modality, Encoder]:
+    wanted: tuple[tuple[Modality, str | Encoder | None], ...] = (("audio", audio), ("text", text))
     return {
-        modality: load_encoder(name, modality=modality, device=device, batch_size=batch_size)
-        for modality, name in names
-        if name is not None
+        modality: load_encoder(given, modality=modality, device=device, batch_size=batch_size)
+        if isinstance(given, str)
+        else given
+        for modality, given in wanted
+        if given is not None
     }
 
 
 def _check_arguments(
-    cohort: Cohort, audio: str | None, text: str | None, window: float | None, dtype: str, on_error: str
+    cohort: Cohort,
+    audio: str | Encoder | None,
+    text: str | Encoder | None,
+    window: float | None,
+    dtype: str,
+    on_error: str,
 ) -> None:
     if audio is None and text is None:
         raise InputError("nothing to extract: give an audio encoder, a text encoder, or both (--audio, --text)")

@@ -26,6 +26,7 @@ import pandas as pd
 
 from hilbert import __version__
 from hilbert.errors import StoreError
+from hilbert.files import digest
 from hilbert.store_files import (
     DOCUMENTS,
     FORMAT,
@@ -38,7 +39,6 @@ from hilbert.store_files import (
     check_target,
     clean_documents,
     commit,
-    digest,
     encoder_description,
     files_of,
     link,

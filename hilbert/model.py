@@ -25,6 +25,7 @@ from hilbert.batches import Batch
 from hilbert.config import HilbertConfig
 from hilbert.errors import InputError
 from hilbert.experts import MixtureOfExperts
+from hilbert.files import digest, write_text
 from hilbert.pooling import SelfAttentivePooling
 from hilbert.ragged import Ragged
 
@@ -154,27 +155,28 @@ class Hilbert(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors.partial", metadata={"format": "pt"})
+        written = digest(folder / "model.safetensors.partial")
         (folder / "model.safetensors.partial").replace(folder / "model.safetensors")
-        content = {"format": FORMAT, "version": VERSION, **self.config.model_dump(mode="json")}
-        (folder / "config.json.partial").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (folder / "config.json.partial").replace(folder / "config.json")
+        content = {"format": FORMAT, "version": VERSION, "weights": written, **self.config.model_dump(mode="json")}
+        write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Hilbert":
         """Loads what `save_pretrained` wrote, in evaluation mode, on the CPU.
 
         Raises:
-            InputError: a file is missing, damaged, or from another version.
+            InputError: a file is missing, damaged, changed since it was written, or from another version.
         """
         folder = Path(folder)
-        config = _read_config(folder / "config.json")
+        config, written = _read_config(folder / "config.json")
         with torch.random.fork_rng([]):  # the initial weights are overwritten: drawing them is nobody's business
             model = cls(config)
-        model.load_state_dict(_read_weights(folder / "model.safetensors", model.state_dict()))
+        model.load_state_dict(_read_weights(folder / "model.safetensors", model.state_dict(), written))
         return model.eval()
 
 
-def _read_config(path: Path) -> HilbertConfig:
+def _read_config(path: Path) -> tuple[HilbertConfig, str]:
+    """The model's configuration, and the SHA-256 of its weights."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -183,15 +185,17 @@ def _read_config(path: Path) -> HilbertConfig:
         raise InputError(f'{path}: not the config.json of a HILBERT model: it lacks "format": "{FORMAT}"')
     if (version := content.pop("version", None)) != VERSION:
         raise InputError(f"{path}: version {version} of the model format; this hilbert reads version {VERSION}")
+    weights = content.pop("weights", None)
     try:
-        return HilbertConfig.model_validate(content)
+        return HilbertConfig.model_validate(content), str(weights)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {key}: {first['msg']}") from None
+        raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read_weights(path: Path, expected: Mapping[str, Tensor], written: str) -> dict[str, Tensor]:
+    """The weights of a file whose SHA-256 was `written`."""
     try:
         weights: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -205,4 +209,6 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
             f"{path}: does not fit config.json beside it: {name} is {found.get(name, 'missing')},"
             f" expected {wanted.get(name, 'nothing of that name')}"
         )
+    if digest(path) != written:
+        raise InputError(f"{path}: changed since config.json beside it was written; copy the model folder again")
     return weights

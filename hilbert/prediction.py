@@ -1,9 +1,9 @@
 """Predictions of a trained model: class probabilities, or numbers in the units of their label.
 
-Shapes: N documents, C outputs of a task, E experts.
+Shapes: N documents, C outputs of a task, E experts, d = width; tokens, all segments of a modality.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,12 @@ from torch import Tensor
 
 from hilbert.batches import Features, IntArray, make_batch
 from hilbert.config import TaskConfig
-from hilbert.model import Hilbert
+from hilbert.model import Hilbert, HilbertOutput
+
+EMBEDDINGS = ("audio", "text", "joint")
+ATTENTION = ("audio", "text", "joint_audio", "joint_text")
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -23,17 +28,26 @@ class Outputs:
     Attributes:
         logits: for each task [N, C].
         gates: for each task the experts' weights [N, E].
+        embeddings: `audio`, `text` and `joint` [N, d]; zero where a document lacks the modality.
+        attention: pooling weights of the segments, mean over the hops, packed [tokens] document after document: `audio`
+            and `text` sum to 1 over a document, `joint_audio` and `joint_text` together do.
     """
 
     logits: dict[str, Tensor]
     gates: dict[str, Tensor]
+    embeddings: dict[str, Tensor]
+    attention: dict[str, Tensor]
 
-    def usage(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    def scores(self, tasks: Mapping[str, TaskConfig]) -> dict[str, Array]:
+        """For each task the scores [N, C]: see `to_scores`."""
+        return {task: to_scores(found, tasks[task]) for task, found in self.logits.items()}
+
+    def usage(self) -> dict[str, Array]:
         """For each task the mean weight of every expert [E]: they sum to 1, or without documents to 0."""
         return {task: (gates.double().sum(0) / max(len(gates), 1)).cpu().numpy() for task, gates in self.gates.items()}
 
 
-def to_scores(logits: Tensor, task: TaskConfig) -> np.ndarray[Any, np.dtype[np.float64]]:
+def to_scores(logits: Tensor, task: TaskConfig) -> Array:
     """`logits` [N, C] to probabilities [N, C] that sum to 1, or for regression to numbers [N, 1]."""
     values = logits.detach().cpu().double()
     if task.kind == "regression":
@@ -44,37 +58,33 @@ def to_scores(logits: Tensor, task: TaskConfig) -> np.ndarray[Any, np.dtype[np.f
 def predict(
     model: Hilbert, features: Features, documents: Sequence[int] | IntArray, *, batch_size: int = 64
 ) -> Outputs:
-    """Logits and experts' weights of `documents` (indices into the store), in evaluation mode."""
-    tasks, device = model.config.tasks, next(model.parameters()).device
-    logits = {task: [torch.zeros(0, spec.outputs, device=device)] for task, spec in tasks.items()}
-    gates = {task: [torch.zeros(0, model.config.model.experts, device=device)] for task in tasks}
+    """What the model says of `documents` (indices into the store), in evaluation mode.
+
+    The last bits of a prediction depend on the documents beside it in the batch; with `batch_size=1` they don't.
+    """
+    device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for start in range(0, len(documents), batch_size):
-                output = model(make_batch(features, {}, documents[start : start + batch_size]).to(device))
-                for task in tasks:
-                    logits[task].append(output.logits[task])
-                    gates[task].append(output.gates[task])
+            batches = [
+                model(make_batch(features, {}, documents[start : start + batch_size]).to(device))
+                for start in range(0, len(documents), batch_size)
+            ]
     finally:
         model.train(was_training)
+    return _joined(model, batches, device)
+
+
+def _joined(model: Hilbert, batches: Sequence[HilbertOutput], device: torch.device) -> Outputs:
+    config = model.config
+
+    def join(parts: Sequence[Tensor], *shape: int) -> Tensor:
+        return torch.cat([torch.zeros(0, *shape, device=device), *parts])
+
     return Outputs(
-        {task: torch.cat(found) for task, found in logits.items()},
-        {task: torch.cat(found) for task, found in gates.items()},
+        {task: join([b.logits[task] for b in batches], spec.outputs) for task, spec in config.tasks.items()},
+        {task: join([b.gates[task] for b in batches], config.model.experts) for task in config.tasks},
+        {name: join([getattr(b, name) for b in batches], config.model.width) for name in EMBEDDINGS},
+        {name: join([b.attention[name].values.mean(1) for b in batches]) for name in ATTENTION},
     )
-
-
-def predict_logits(
-    model: Hilbert, features: Features, documents: Sequence[int] | IntArray, *, batch_size: int = 64
-) -> dict[str, Tensor]:
-    """For each task the logits [N, C] of `documents`: see `predict`."""
-    return predict(model, features, documents, batch_size=batch_size).logits
-
-
-def predict_scores(
-    model: Hilbert, features: Features, documents: Sequence[int] | IntArray, *, batch_size: int = 64
-) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    """For each task the scores [N, C] of `documents`: see `to_scores`."""
-    logits = predict_logits(model, features, documents, batch_size=batch_size)
-    return {task: to_scores(found, model.config.tasks[task]) for task, found in logits.items()}

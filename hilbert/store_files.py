@@ -5,7 +5,6 @@ the manifest and swaps the folder in, so that a crash leaves the old store or th
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ import pandas as pd
 
 from hilbert import __version__
 from hilbert.errors import StoreError
+from hilbert.files import digest
 
 FORMAT, VERSION = "hilbert-features", 1
 MANIFEST, DOCUMENTS = "manifest.json", "documents.csv"
@@ -34,12 +34,6 @@ Dtype = Literal["float32", "float16"]
 def files_of(modality: str) -> tuple[str, str, str]:
     """Names of a modality's files: values, offsets, segment numbers."""
     return f"{modality}.npy", f"{modality}_offsets.npy", f"{modality}_segments.npy"
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def encoder_description(encoder: Mapping[str, Any] | str | None) -> dict[str, Any]:

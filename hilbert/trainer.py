@@ -26,7 +26,7 @@ from hilbert.folds import Fold
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
 from hilbert.objective import Objective, Terms
-from hilbert.prediction import predict_logits, to_scores
+from hilbert.prediction import predict, to_scores
 from hilbert.tasks import Labels
 
 EpochReport = dict[str, float]
@@ -228,7 +228,7 @@ class Trainer:
         inner = self.fold.inner
         if all(np.isnan(self.labels[task][inner]).all() for task in self.objective.used):
             return {}
-        logits = predict_logits(self.model, self.store, inner, batch_size=self.config.train.batch_size)
+        logits = predict(self.model, self.store, inner, batch_size=self.config.train.batch_size).logits
         labels = {task: torch.from_numpy(values[inner]).to(self.device) for task, values in self.labels.items()}
         with torch.inference_mode():
             found = {"inner_loss": float(self.objective.supervised(logits, labels))}

@@ -6,7 +6,8 @@ configuration, the fold and the seed alone; torch's global random state is left 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -20,11 +21,20 @@ from hilbert.errors import InputError
 from hilbert.folds import Fold
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
-from hilbert.prediction import predict, to_scores
+from hilbert.prediction import predict
 from hilbert.tasks import Labels, encode_labels
 from hilbert.trainer import EpochReport, State, Trainer, TrainingError
 
-__all__ = ["Checkpoint", "EpochReport", "FoldResult", "LabelledFeatures", "Trainer", "TrainingError", "fit"]
+__all__ = [
+    "Checkpoint",
+    "EpochReport",
+    "FoldResult",
+    "LabelledFeatures",
+    "Trainer",
+    "TrainingError",
+    "fit",
+    "fit_all",
+]
 
 Scores = dict[str, np.ndarray[Any, np.dtype[np.float64]]]
 
@@ -102,13 +112,11 @@ def fit(
     started = time.perf_counter()
     labels = encode_labels(store.documents, config.tasks, source="the feature store's documents.csv")
     device = choose_device(config.train.device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(int(_seeds(config, fold).generate_state(1, np.uint64)[0]))
+    with _seeded(config, fold, device):
         model, epochs, best = _train_and_choose(config, store, fold, labels, device, report, checkpoint or Checkpoint())
     model = model.cpu().eval()
     outputs = predict(model, store, fold.held_out)
-    scores = {task: to_scores(found, model.config.tasks[task]) for task, found in outputs.logits.items()}
+    scores = outputs.scores(model.config.tasks)
     truth = {task: found.values[fold.held_out] for task, found in labels.items()}
     return FoldResult(
         fold=fold.index,
@@ -122,6 +130,40 @@ def fit(
         seconds=time.perf_counter() - started,
         model=model,
     )
+
+
+def fit_all(
+    config: FitConfig,
+    store: LabelledFeatures,
+    *,
+    epochs: int,
+    stream: int = 0,
+    report: Callable[[EpochReport], None] = lambda _: None,
+) -> Hilbert:
+    """Trains `config` on every document of `store`, as for a release: nothing is left to choose by, or to score on.
+
+    Args:
+        config: the configuration.
+        store: an open feature store.
+        epochs: how many of the configuration's epochs are trained; more than it has count as all.
+        stream: mixed into the seed, where `fit` mixes in the fold's number.
+        report: called after every epoch.
+
+    Returns:
+        The model, on the CPU, in evaluation mode.
+
+    Raises:
+        InputError, TrainingError: as `fit`.
+    """
+    labels = encode_labels(store.documents, config.tasks, source="the feature store's documents.csv")
+    nobody = np.empty(0, np.int64)
+    everyone = Fold(np.arange(len(store.documents)), nobody, nobody, index=stream)
+    device = choose_device(config.train.device)
+    with _seeded(config, everyone, device):
+        rng = np.random.default_rng(_seeds(config, everyone))
+        trainer = Trainer(config, store, everyone, labels, device, rng)
+        trainer.run(report, last=min(epochs, config.train.epochs))
+    return trainer.model.cpu().eval()
 
 
 def _train_and_choose(
@@ -156,6 +198,14 @@ def _train_and_choose(
         after_epoch=lambda: checkpoint.save(lambda: {"first": chosen, "second": second.state()}),
     )
     return second.model, first.history, first.best_epoch
+
+
+@contextmanager
+def _seeded(config: FitConfig, fold: Fold, device: torch.device) -> Iterator[None]:
+    """Sets torch's random state for a fit, and puts it back afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(_seeds(config, fold).generate_state(1, np.uint64)[0]))
+        yield
 
 
 def _seeds(config: FitConfig, fold: Fold) -> np.random.SeedSequence:

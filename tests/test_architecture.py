@@ -13,30 +13,34 @@ PLATFORM = {"ray", "optuna", "mlflow", "tune"}
 
 # What a module may import of its own package, in layers: a module may import from the layers before its own.
 HILBERT = [
-    {"errors", "numeric"},
+    {"errors", "numeric", "files"},
     {"tables", "groups", "config", "ragged"},
-    {"tasks", "audio", "store_files", "class_weights", "estimators"},
+    {"tasks", "audio", "store_files", "class_weights", "estimators", "documents"},
     {"losses", "metrics", "folds", "features", "cohort", "encoders", "attention", "pooling", "experts", "batches"},
-    {"shards", "model"},
+    {"shards", "model", "calibration"},
     {"extraction", "prediction", "objective"},
-    {"trainer"},
-    {"training"},
+    {"trainer", "predicted"},
+    {"training", "release"},
+    {"inference", "classifier"},
 ]
 TUNE = [
-    {"options", "space", "formats", "racing", "guard", "provenance"},
+    {"options", "bars", "space", "formats", "racing", "guard", "provenance"},
     {"job", "search", "study_file", "importance", "estimates"},
     {"predictions", "plots", "selection", "ledger", "archive"},
     {"tracking", "scheduling", "plan", "entries", "notes"},
-    {"progress", "comparison", "leaderboard", "runs", "study_files"},
-    {"recorder", "ui", "report"},
-    {"sweep"},
-    {"single"},
+    {"evidence"},
+    {"contest"},
+    {"progress", "comparison", "leaderboard", "runs", "study_files", "refit", "registry", "served"},
+    {"recorder", "ui", "report", "choice", "side_by_side"},
+    {"sweep", "candidate"},
+    {"single", "challenge", "card"},
+    {"release", "predict"},
     {"cli"},
 ]
 ONLY_IN = {
     "ray": {"tune/scheduling.py"},
     "optuna": {"tune/search.py", "tune/importance.py"},
-    "mlflow": {"tune/tracking.py", "tune/runs.py", "tune/recorder.py"},
+    "mlflow": {"tune/tracking.py", "tune/runs.py", "tune/recorder.py", "tune/registry.py", "tune/served.py"},
 }
 
 

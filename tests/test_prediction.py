@@ -5,7 +5,7 @@ import pytest
 import torch
 from synthetic import SPECS, make_model, make_store
 
-from hilbert.prediction import predict_logits, predict_scores, to_scores
+from hilbert.prediction import predict, to_scores
 
 STORE = make_store(48, missing=0.15)
 
@@ -13,9 +13,9 @@ STORE = make_store(48, missing=0.15)
 def test_batches_and_order_change_no_prediction():
     model = make_model(dtype=torch.float32)
     documents = np.random.default_rng(0).permutation(48)[:30]
-    expected = predict_scores(model, STORE, documents)
+    expected = predict(model, STORE, documents).scores(SPECS)
     for size in (1, 7, 64):
-        back = predict_scores(model, STORE, documents[::-1].tolist(), batch_size=size)
+        back = predict(model, STORE, documents[::-1].tolist(), batch_size=size).scores(SPECS)
         for task, scores in back.items():
             np.testing.assert_allclose(scores[::-1], expected[task], rtol=0, atol=1e-5 if task == "score" else 1e-6)
 
@@ -23,7 +23,7 @@ def test_batches_and_order_change_no_prediction():
 @pytest.mark.parametrize("training", [True, False])
 def test_prediction_is_in_evaluation_mode_and_restores_the_mode(training):
     model = make_model(dtype=torch.float32, dropout=0.5, gate_noise=1.0).train(training)
-    one, other = (predict_logits(model, STORE, [0, 1, 2]) for _ in range(2))
+    one, other = (predict(model, STORE, [0, 1, 2]).logits for _ in range(2))
     assert torch.equal(one["affect"], other["affect"])
     assert not one["affect"].requires_grad
     assert model.training is training
@@ -31,7 +31,7 @@ def test_prediction_is_in_evaluation_mode_and_restores_the_mode(training):
 
 
 def test_no_documents_give_no_scores():
-    scores = predict_scores(make_model(dtype=torch.float32), STORE, [])
+    scores = predict(make_model(dtype=torch.float32), STORE, []).scores(SPECS)
     assert {task: found.shape for task, found in scores.items()} == {task: (0, s.outputs) for task, s in SPECS.items()}
 
 

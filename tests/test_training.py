@@ -14,7 +14,7 @@ from hilbert.features import FeatureStore
 from hilbert.folds import Fold
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
-from hilbert.prediction import predict_logits, predict_scores
+from hilbert.prediction import predict
 from hilbert.tasks import encode_labels
 from hilbert.training import FoldResult, Trainer, fit
 
@@ -171,7 +171,7 @@ def test_the_result_names_the_held_out_documents_and_scores_them():
     assert result.document_ids == [f"d{i:03}" for i in FOLD.held_out]
     assert result.seconds > 0
     assert not result.model.training
-    again = predict_scores(result.model, STORE, FOLD.held_out)
+    again = predict(result.model, STORE, FOLD.held_out).scores(result.model.config.tasks)
     for task, spec in result.model.config.tasks.items():
         scores, labels = result.scores[task], result.labels[task]
         assert scores.shape == (12, spec.outputs)
@@ -197,7 +197,7 @@ def test_an_undefined_auc_is_none():
 
 def inner_loss(result: FoldResult, store: Store, fold: Fold) -> float:
     """The inner loss of the returned model, from its predictions alone: one binary task without class weights."""
-    probabilities = predict_scores(result.model, store, fold.inner)["affect"]
+    probabilities = predict(result.model, store, fold.inner).scores(result.model.config.tasks)["affect"]
     cells = store.documents["affect"].iloc[fold.inner]
     classes = result.model.config.tasks["affect"].classes
     known = [-math.log(p[classes.index(cell)]) for p, cell in zip(probabilities, cells, strict=True) if cell]
@@ -311,7 +311,7 @@ def test_every_variant_learns(changes):
 def test_logit_adjustment_is_for_training_alone():
     """Predictions are the softmax of the model's own logits: nothing is added to them."""
     result = fit(fit_config(loss={"class_weighting": "logit-adjusted"}), STORE, FOLD)
-    logits = predict_logits(result.model, STORE, FOLD.held_out)["affect"].double()
+    logits = predict(result.model, STORE, FOLD.held_out).logits["affect"].double()
     np.testing.assert_allclose(result.scores["affect"], torch.softmax(logits, 1).numpy(), rtol=0, atol=1e-12)
 
 

@@ -6,7 +6,9 @@ Heavy packages are imported by the commands that need them, so that `hilbert --h
 """
 
 import argparse
+import dataclasses
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +21,7 @@ from hilbert.errors import HilbertError, InputError
 from tune.options import make_parser
 
 if TYPE_CHECKING:
+    from tune.evidence import Client
     from tune.sweep import Outcome
 
 WIDE = 240
@@ -50,15 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def extract(options: argparse.Namespace) -> int:
     """`hilbert extract`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from hilbert import extraction
     from hilbert.cohort import Cohort
+    from tune.bars import counted
 
     cohort = Cohort.load(options.cohort, check_audio=options.on_error == "fail")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("segments", total=None)
+    with counted(Console(stderr=True), "segments") as report:
         store = extraction.extract(
             cohort,
             options.store,
@@ -70,7 +70,7 @@ def extract(options: argparse.Namespace) -> int:
             dtype=options.dtype,
             on_error=options.on_error,
             overwrite=options.overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=report,
         )
     for name in ("audio", "text"):
         part = getattr(store, name)
@@ -94,8 +94,9 @@ def sweep(options: argparse.Namespace) -> int:
         return _unrecorded(study.study, outcome) or INTERRUPTED
     if outcome.unrecorded:
         return _unrecorded(study.study, outcome)
-    _print_ranking(study.study, outcome.uri, csv=False)
-    print(f"\nLook at it:  {outcome.look}", file=sys.stderr)
+    _print_ranking(study.study, outcome.uri)
+    print(f"\nWhat its winner is worth:  {_compare_command(study.study, outcome.uri)}", file=sys.stderr)
+    print(f"Look at it:  {outcome.look}", file=sys.stderr)
     return FAILED if outcome.failed else DONE
 
 
@@ -134,9 +135,95 @@ def fit(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """`hilbert compare`."""
-    from tune.tracking import tracking_uri
+    from tune.tracking import connect, read_study, tracking_uri
 
-    return _print_ranking(options.study, tracking_uri(options.tracking_uri), csv=options.csv)
+    client = connect(tracking_uri(options.tracking_uri))
+    if options.pair:
+        return _compare_pair(client, options)
+    if options.output:
+        raise InputError("--output names the picture of two configurations: hilbert compare STUDY A B --output FILE")
+    from tune.comparison import ranking, show, show_winner, with_tests
+    from tune.contest import contest
+    from tune.evidence import gather_evidence
+
+    study, console = read_study(client, options.study), _stdout()
+    if not options.csv:
+        show(study, console)
+    try:
+        evidence = gather_evidence(client, options.study)
+    except InputError as error:
+        print(f"hilbert: nothing can be said of the winner without its luck: {error}", file=sys.stderr)
+        evidence = None
+    if options.csv:
+        with_tests(ranking(study), contest(evidence) if evidence else None).to_csv(sys.stdout, index=False)
+    elif evidence:
+        show_winner(evidence, console)
+    return DONE
+
+
+def _compare_pair(client: "Client", options: argparse.Namespace) -> int:
+    """`hilbert compare STUDY A B`."""
+    from tune.contest import pair
+    from tune.evidence import gather_evidence
+    from tune.side_by_side import draw, fold_table, show_pair, two
+
+    evidence = gather_evidence(client, options.study)
+    a, b = two(evidence, options.pair)
+    found = pair(evidence, a, b)
+    output = options.output or Path(f"{options.study}-t{a:03d}-t{b:03d}.png")
+    if options.output or not options.csv:
+        draw(found, evidence, output)
+        print(f"Picture: {output}", file=sys.stderr)
+    if options.csv:
+        fold_table(found).to_csv(sys.stdout, index=False)
+    else:
+        show_pair(found, evidence, _stdout())
+    return DONE
+
+
+def select(options: argparse.Namespace) -> int:
+    """`hilbert select`."""
+    from tune.choice import by_hand, choose, record_choice, show_choice
+    from tune.evidence import gather_evidence
+    from tune.tracking import connect, read_study, tracking_uri
+
+    if options.because is not None and options.trial is None:
+        raise InputError("--because says why a configuration was chosen by hand: it needs --trial N")
+    client = connect(tracking_uri(options.tracking_uri))
+    if options.trial is not None:
+        decision = by_hand(read_study(client, options.study), options.trial, because=options.because or "")
+    else:
+        decision = choose(gather_evidence(client, options.study), options.rule or "one-se")
+    show_choice(decision, Console(stderr=True))
+    record_choice(client, options.study, decision.choice)
+    print(f"t{decision.choice.trial:03d}")
+    return DONE
+
+
+def release(options: argparse.Namespace) -> int:
+    """`hilbert release`."""
+    from tune.release import Request
+    from tune.release import release as make_release
+    from tune.tracking import connect, tracking_uri
+
+    names = [field.name for field in dataclasses.fields(Request)]
+    request = Request(**{name: getattr(options, name) for name in names})
+    found = make_release(connect(tracking_uri(options.tracking_uri)), request, Console(stderr=True))
+    print(found.version.uri)
+    print(found.folder)
+    return DONE
+
+
+def predict(options: argparse.Namespace) -> int:
+    """`hilbert predict`."""
+    from tune.predict import Request
+    from tune.predict import predict as write_predictions
+
+    names = [field.name for field in dataclasses.fields(Request)]
+    request = Request(**{name: getattr(options, name) for name in names})
+    for path in write_predictions(request, uri=options.tracking_uri, console=Console(stderr=True)):
+        print(path)
+    return DONE
 
 
 def ui(options: argparse.Namespace) -> int:
@@ -157,17 +244,23 @@ def report(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _print_ranking(study: str, uri: str, *, csv: bool) -> int:
-    from tune.comparison import ranking, show
+def _print_ranking(study: str, uri: str) -> None:
+    from tune.comparison import show
     from tune.tracking import connect, read_study
 
-    found = read_study(connect(uri), study)
-    if csv:
-        ranking(found).to_csv(sys.stdout, index=False)
-    else:
-        console = Console()
-        show(found, console if console.is_terminal else Console(width=WIDE))
-    return DONE
+    show(read_study(connect(uri), study), _stdout())
+
+
+def _compare_command(study: str, uri: str) -> str:
+    from tune.tracking import tracking_uri
+
+    elsewhere = [] if uri == tracking_uri() else ["--tracking-uri", uri]
+    return shlex.join(["hilbert", "compare", study, *elsewhere])
+
+
+def _stdout() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
@@ -176,6 +269,9 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "sync": sync,
     "fit": fit,
     "compare": compare,
+    "select": select,
+    "release": release,
+    "predict": predict,
     "ui": ui,
     "report": report,
 }

@@ -24,6 +24,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sync(commands)
     _add_fit(commands)
     _add_compare(commands)
+    _add_select(commands)
+    _add_release(commands)
+    _add_predict(commands)
     _add_ui(commands)
     _add_report(commands)
     return parser
@@ -111,12 +114,95 @@ def _add_fit(commands: Commands) -> None:  # type: ignore[valid-type]
 def _add_compare(commands: Commands) -> None:  # type: ignore[valid-type]
     command = commands.add_parser(  # type: ignore[attr-defined]
         "compare",
-        help="rank the configurations of a study",
+        help="rank the configurations of a study, or compare two of them",
         description="Ranks a study's configurations: mean AUC over folds with its standard error, folds that counted, "
-        "AUC of the pooled held-out predictions, for every task. The winner of many looks better than it is.",
+        "AUC of the pooled held-out predictions, for every task. Then the winner's AUC without the luck of having been "
+        "picked (BBC-CV), and who can't be told from it. With A and B these two, fold by fold.",
     )
     _add_recorded_study(command)
+    command.add_argument("pair", metavar="A B", nargs="*", help="two configurations by their numbers, as in 14 3")
     command.add_argument("--csv", action="store_true", help="CSV on stdout, columns named like the MLflow metrics")
+    command.add_argument("--output", type=Path, metavar="FILE", help="picture of A and B (STUDY-t014-t003.png)")
+
+
+def _add_select(commands: Commands) -> None:  # type: ignore[valid-type]
+    command = commands.add_parser(  # type: ignore[attr-defined]
+        "select",
+        help="choose a configuration of a study, by a rule or by hand",
+        description="Chooses a complete configuration and records the choice with its reasons in MLflow, in place of "
+        "an earlier one. Its name goes to stdout, what it was chosen by to stderr.",
+        epilog="Rules. best: the highest objective. one-se: the simplest that is not lower than the best by more than "
+        "one standard error. pareto: of those that no other one equals or beats on every task, the one that loses "
+        "least on its worst task.",
+    )
+    _add_recorded_study(command)
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--rule", choices=("best", "one-se", "pareto"), help="how to choose (one-se)")
+    how.add_argument("--trial", metavar="N", help="choose this configuration")
+    command.add_argument("--because", metavar="TEXT", help="why, with --trial")
+
+
+def _add_release(commands: Commands) -> None:  # type: ignore[valid-type]
+    command = commands.add_parser(  # type: ignore[attr-defined]
+        "release",
+        help="make a study's chosen configuration a model that others can load",
+        description="Trains the chosen configuration for good, calibrates it on held-out predictions, writes a folder "
+        "with its model card, and registers it in MLflow as the champion of its name. Run it where the sweep was run. "
+        "Prints the model's address and its folder. Interrupted, the registry is as it was.",
+    )
+    _add_recorded_study(command)
+    command.add_argument("--name", required=True, metavar="NAME", help="of the registered model")
+    command.add_argument("--trial", metavar="N", help="this configuration (what 'hilbert select' chose, else the best)")
+    command.add_argument(
+        "--how",
+        choices=("refit", "ensemble"),
+        default="refit",
+        help="one model of all documents, or all folds' models together (%(default)s)",
+    )
+    command.add_argument(
+        "--require-better",
+        action="store_true",
+        help="refuse unless it is shown to be better than the champion, on the same folds",
+    )
+    command.add_argument(
+        "--calibration",
+        choices=("auto", "temperature", "isotonic", "none"),
+        default="auto",
+        help="of the probabilities; auto takes what helps most on held-out predictions (%(default)s)",
+    )
+    command.add_argument("--features", metavar="STORE", help="the feature store, if not where the study file says")
+    command.add_argument("--output", type=Path, metavar="FOLDER", help="of the release (releases/NAME/VERSION)")
+    command.add_argument("--licence", metavar="TEXT", help="of the model, for its card")
+    command.add_argument("--intended-use", metavar="TEXT", help="of the model, for its card")
+
+
+def _add_predict(commands: Commands) -> None:  # type: ignore[valid-type]
+    command = commands.add_parser(  # type: ignore[attr-defined]
+        "predict",
+        help="predict new people with a released model",
+        description="Predicts every document of a cohort, which is encoded by the model's encoders first, or of a "
+        "feature store that they made: calibrated probabilities by class. Prints the files that it writes.",
+    )
+    command.add_argument(
+        "model", metavar="MODEL", help="models:/NAME@champion, models:/NAME/VERSION, runs:/RUN, or a release's folder"
+    )
+    command.add_argument("data", type=Path, metavar="COHORT-or-STORE", help="folder of a cohort or of a feature store")
+    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="table to write: .csv or .parquet")
+    command.add_argument("--embeddings", action="store_true", help="also FILE.embeddings: joint, audio, text")
+    command.add_argument(
+        "--explain",
+        action="store_true",
+        help="also FILE.segments, the attention to every segment, and FILE.experts, modalities and experts by document",
+    )
+    command.add_argument("--audio", metavar="ENCODER", help="where the speech encoder lies now, if elsewhere")
+    command.add_argument("--text", metavar="ENCODER", help="where the text encoder lies now, if elsewhere")
+    command.add_argument("--store", type=Path, metavar="FOLDER", help="keep a cohort's features here")
+    command.add_argument("--device", default="auto", help="of the encoders: auto, cpu, cuda, cuda:1, mps")
+    command.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="segments encoded together (%(default)s)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace tables that are there")
+    command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
 
 
 def _add_ui(commands: Commands) -> None:  # type: ignore[valid-type]

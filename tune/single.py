@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hilbert.config import TaskConfig
 from hilbert.errors import StudyError
 from hilbert.training import EpochReport, FoldResult, fit
+from tune.bars import counted
 from tune.job import open_store, prepare_worker, record
 from tune.plan import make_plan
 from tune.predictions import predictions
@@ -28,14 +28,11 @@ def fit_fold(study: Study, number: int, *, output: Path | None, console: Console
     fold, name = plan.data.folds[number], study.store({})
     config = study.configuration({})
     prepare_worker()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("epochs", total=config.train.epochs)
+    with counted(console, "epochs", config.train.epochs) as bar:
 
         def report(epoch: EpochReport) -> None:
             inner = epoch.get("inner_loss", float("nan"))
-            words = f"epochs, loss {epoch['train_total']:.3f}, inner {inner:.3f}"
-            bar.update(task, completed=int(epoch["epoch"]), description=words)
+            bar(int(epoch["epoch"]), words=f"epochs, loss {epoch['train_total']:.3f}, inner {inner:.3f}")
 
         store = open_store(plan.data.stores[name], plan.data.fingerprints[name])
         result = fit(config, store, fold, report=report)

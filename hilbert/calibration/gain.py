@@ -1,0 +1,154 @@
+"""How much calibration helps on new documents, by cross-fitting, and which method; see the package for the shapes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hilbert.calibration.calibrator import METHODS, Calibrator, Method, fit_calibrator
+from hilbert.errors import InputError
+from hilbert.groups import group_codes
+from hilbert.metrics import Array, brier, expected_calibration_error
+
+TIE = 0.001
+"""Log losses that differ by less, in nats, count as equal."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good probabilities are, each the mean over the repeats of each repeat's; lower is better.
+
+    Attributes:
+        log_loss: mean of -log p(label), in nats; p below 1e-15 counts as that.
+        brier: see `hilbert.metrics.brier`.
+        calibration_error: see `hilbert.metrics.expected_calibration_error`.
+    """
+
+    log_loss: float
+    brier: float
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What calibration by one method does to the predictions of new documents."""
+
+    method: Method
+    before: Quality
+    after: Quality
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method, why it, and what was found for each method that was tried."""
+
+    method: Method
+    reason: str
+    gains: Mapping[Method, Gain]
+
+
+def fit_on_repeats(labels: ArrayLike, scores: ArrayLike, *, method: Method) -> Calibrator:
+    """`fit_calibrator` on all held-out predictions of a repeated cross-validation; every document weighs 1.
+
+    Args:
+        labels: [N].
+        scores: [R, N, C] probabilities, NaN where there is no prediction.
+        method: how.
+    """
+    return _fit_on(*_checked(labels, scores), method=method)
+
+
+def calibration_gain(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    *,
+    fold_of: ArrayLike,
+    groups: Sequence[object] | None = None,
+    method: Method,
+) -> Gain:
+    """What calibration would do to new documents, by cross-fitting.
+
+    The predictions of each fold are calibrated by a calibrator that is fitted on all other documents' predictions of
+    all repeats. No document, and none of its group, has a say in its own calibration in any repeat.
+
+    Args:
+        labels: [N].
+        scores: [R, N, C] probabilities of one configuration, NaN where it has no prediction.
+        fold_of: [R, N] the fold in which a document is held out.
+        groups: [N] as in `hilbert.folds.make_folds`; without, each document is a group of its own.
+        method: "none" compares the predictions with themselves.
+
+    Raises:
+        InputError: shapes that don't fit, or no labelled document has a prediction.
+    """
+    y, p = _checked(labels, scores)
+    calibrated = _cross_fitted(y, p, np.asarray(fold_of), group_codes(groups, len(y)), method)
+    return Gain(method, _quality(y, p), _quality(y, calibrated))
+
+
+def best_method(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    *,
+    fold_of: ArrayLike,
+    groups: Sequence[object] | None = None,
+    methods: Sequence[Method] = METHODS,
+) -> Choice:
+    """The one of `methods` with the lowest cross-fitted log loss.
+
+    Losses within `TIE` of the lowest count as equal, and the simplest of those is chosen. Other arguments and errors as
+    in `calibration_gain`.
+    """
+    tried = [method for method in METHODS if method in methods]
+    gains = {m: calibration_gain(labels, scores, fold_of=fold_of, groups=groups, method=m) for m in tried}
+    lowest = min(gain.after.log_loss for gain in gains.values())
+    chosen = next(method for method, gain in gains.items() if gain.after.log_loss <= lowest + TIE)
+    told = ", ".join(f"{method} {gain.after.log_loss:.3f}" for method, gain in gains.items())
+    return Choice(chosen, f"{chosen}: cross-fitted log loss {told}", gains)
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Array, Array]:
+    y, p = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if y.ndim != 1 or p.ndim != 3 or p.shape[1] != len(y) or p.shape[2] < 2:
+        told = f"labels {list(y.shape)}, scores {list(p.shape)}"
+        raise InputError(f"labels [N], scores [repeats, N, classes] of two classes or more; not {told}")
+    return y, p
+
+
+def _fit_on(y: Array, p: Array, *, method: Method) -> Calibrator:
+    """`fit_calibrator` on labels [n] and probabilities [R, n, C]."""
+    predicted = ~np.isnan(p).any(2)
+    weights = predicted / np.maximum(predicted.sum(0), 1)
+    return fit_calibrator(np.tile(y, len(p)), p.reshape(-1, p.shape[2]), method=method, weights=weights.ravel())
+
+
+def _cross_fitted(y: Array, p: Array, fold_of: NDArray[np.int64], groups: NDArray[np.int64], method: Method) -> Array:
+    """Probabilities [R, N, C], those of each fold calibrated by the predictions of documents of other groups."""
+    if fold_of.shape != p.shape[:2]:
+        raise InputError(f"fold_of must be [repeats, N] {list(p.shape[:2])}, not {list(fold_of.shape)}")
+    calibrated = np.full_like(p, np.nan)
+    for repeat, folds in enumerate(fold_of):
+        for fold in np.unique(folds):
+            own = folds == fold
+            others = ~np.isin(groups, groups[own])
+            calibrator = _fit_on(y[others], p[:, others], method=method)
+            calibrated[repeat, own] = calibrator(p[repeat, own])
+    return calibrated
+
+
+def _quality(y: Array, p: Array) -> Quality:
+    """Means over the repeats that have a labelled prediction."""
+    kind: Literal["binary", "multiclass"] = "binary" if p.shape[2] == 2 else "multiclass"
+    found = []
+    for repeat in p:
+        known = ~np.isnan(y) & ~np.isnan(repeat).any(1)
+        if known.any():
+            told, given = y[known], repeat[known]
+            right = given[np.arange(len(given)), told.astype(np.int64)]
+            log_loss = -np.log(np.maximum(right, 1e-15)).mean()
+            found.append((log_loss, brier(told, given, kind), expected_calibration_error(told, given, kind)))
+    if not found:
+        raise InputError("no labelled document has a prediction: there is nothing to calibrate")
+    return Quality(*(float(value) for value in np.mean(np.array(found, dtype=np.float64), axis=0)))

@@ -1,0 +1,144 @@
+"""Predictions of new people: from a release and a cohort, or a feature store, to tables.
+
+A cohort is encoded first, by the encoders that the release names. A store is taken as it is, if they made it.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hilbert.cohort import DOCUMENTS, SEGMENTS, Cohort
+from hilbert.encoders import Modality, load_encoder
+from hilbert.errors import InputError, StoreError
+from hilbert.extraction import extract
+from hilbert.features import FeatureStore
+from hilbert.predicted import MODALITIES, Predicted
+from hilbert.release import Release
+from hilbert.store_files import MANIFEST
+
+logger = logging.getLogger(__name__)
+
+FREE = ("name", "precision")
+"""Of an encoder's description, what may differ where the revision is known: a folder's path; half precision on GPUs."""
+
+Progress = Callable[[int, int], None]
+"""Called with (done, in all)."""
+
+
+def predict(
+    model: Release | str | Path,
+    data: FeatureStore | Cohort | str | Path,
+    *,
+    audio: str | None = None,
+    text: str | None = None,
+    store: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 16,
+    encoding: Progress = lambda _done, _total: None,
+    progress: Progress = lambda _done, _total: None,
+) -> Predicted:
+    """Predicts every document of a cohort or a feature store.
+
+    Args:
+        model: a release, or its folder.
+        data: a feature store or a cohort, or the folder of one.
+        audio: where the audio encoder lies now, as `hf:models/whisper`, if not where the release says; it must be the
+            same one. For cohorts alone.
+        text: likewise.
+        store: folder in which a cohort's features are kept; interrupted, encoding goes on there. Without it they are
+            not kept.
+        device: of the encoders: auto, cpu, cuda, mps. The model itself runs on the CPU.
+        batch_size: segments encoded at once; no result depends on it.
+        encoding: called after every shard of segments.
+        progress: called after every few documents.
+
+    Raises:
+        InputError: no release or no data there, a damaged file, or features of other encoders.
+    """
+    release = model if isinstance(model, Release) else Release.load(model)
+    found = _opened(data)
+    if isinstance(found, FeatureStore):
+        return _predict(release, found, progress)
+    given: dict[Modality, str | None] = {"audio": audio, "text": text}
+    encoders = {
+        name: load_encoder(told or _encoder_name(release, name), modality=name, device=device, batch_size=batch_size)
+        for name, told in given.items()
+    }
+    descriptions: dict[str, Mapping[str, Any]] = {name: encoder.description for name, encoder in encoders.items()}
+    check_encoders(release, descriptions, where=str(found.folder))
+    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
+        features = extract(
+            found,
+            store or Path(folder) / "features",
+            audio=encoders["audio"],
+            text=encoders["text"],
+            window=release.window,
+            dtype=release.dtype,
+            progress=encoding,
+        )
+        return _predict(release, features, progress)
+
+
+def _predict(release: Release, store: FeatureStore, progress: Progress) -> Predicted:
+    check_encoders(release, store.encoders, where=str(store.folder))
+    window = (store.manifest["extraction"] or {}).get("window")
+    if window != release.window:
+        logger.warning(
+            "%s was extracted with --window %s, the features that %s learned from with %s: segments of other lengths",
+            *(store.folder, window or "none", release.name, release.window or "none"),
+        )
+    return release.predict(store, names=store.document_ids, progress=progress)
+
+
+def check_encoders(release: Release, encoders: Mapping[str, Mapping[str, Any]], *, where: str) -> None:
+    """Whether features are of the encoders that the release was trained with.
+
+    Args:
+        release: the release.
+        encoders: descriptions by modality, as a store's manifest has them.
+        where: the features' place, for messages.
+
+    Raises:
+        StoreError: they are others: another model, revision, layer, pooling or dimension.
+    """
+    for name in MODALITIES:
+        if name not in encoders:
+            raise StoreError(
+                f"{where}: holds no {name} features, and {release.name!r} needs both; extract with --{name}"
+            )
+        trained, found = release.encoders[name], encoders[name]
+        free = FREE if trained.get("revision") and found.get("revision") else ()
+        told = [
+            f"{key} {found.get(key)!r} instead of {trained.get(key)!r}"
+            for key in [*trained, *(key for key in found if key not in trained)]
+            if found.get(key) != trained.get(key) and key not in free
+        ]
+        if told:
+            raise StoreError(
+                f"{where}: {name} features of another encoder than {release.name!r} was trained with"
+                f" ({trained.get('name')}): {', '.join(told)}; extract them with that one"
+            )
+
+
+def _encoder_name(release: Release, name: str) -> str:
+    found = release.encoders[name].get("name")
+    if not found:
+        raise InputError(
+            f"{release.name!r} was trained on {name} features of unknown origin: no cohort can be encoded for it;"
+            " give a feature store"
+        )
+    return str(found)
+
+
+def _opened(data: FeatureStore | Cohort | str | Path) -> FeatureStore | Cohort:
+    if isinstance(data, FeatureStore | Cohort):
+        return data
+    folder = Path(data)
+    if (folder / MANIFEST).is_file():
+        return FeatureStore.open(folder)
+    if (folder / DOCUMENTS).is_file() or (folder / SEGMENTS).is_file():
+        return Cohort.load(folder)
+    why = "neither a feature store nor a cohort" if folder.is_dir() else "no such folder"
+    raise InputError(f"{folder}: {why}; a store holds {MANIFEST}, a cohort {DOCUMENTS} and {SEGMENTS}")

@@ -1,0 +1,262 @@
+"""A release: a trained model with all that it takes to predict new people, in one folder without a pickle.
+
+    release.json                     format, version, name, how it was made; SHA-256 of every other file
+    config.json, model.safetensors   the model: architecture, tasks with their classes, weights
+                                     (of an ensemble in members/00, members/01, ...)
+    preprocessing.json               encoders with their revisions, windows; where the standardisation's numbers lie
+    calibration.json                 what makes each task's probabilities honest: see `hilbert.calibration`
+    model_card.md                    for people
+
+`Release.load` checks every file. Shapes: N documents, C outputs of a task.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from hilbert.batches import Features, IntArray, RaggedArray, modality, segment_rows
+from hilbert.calibration import Calibrator
+from hilbert.config import TaskConfig
+from hilbert.encoders.base import Modality
+from hilbert.errors import InputError
+from hilbert.files import digest, write_text
+from hilbert.model import Hilbert
+from hilbert.predicted import MODALITIES, Array, Predicted, SegmentsOf
+from hilbert.prediction import ATTENTION, EMBEDDINGS, Outputs, predict
+from hilbert.store_files import Dtype
+
+FORMAT, VERSION = "hilbert-release", 1
+MANIFEST, PREPROCESSING, CALIBRATION, CARD = "release.json", "preprocessing.json", "calibration.json", "model_card.md"
+CHUNK = 16
+"""Documents between two reports of progress."""
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """A model, or an ensemble of several, ready to predict. Made by `hilbert release`.
+
+    Attributes:
+        name: what it is called.
+        members: the models, one or several, in evaluation mode, with the same tasks and features.
+        calibrators: of each task but regressions.
+        encoders: description of each modality's encoder, `{"name": None}` where its features are of unknown origin.
+        window: seconds at which long recordings were cut before they were encoded; None where they were not.
+        dtype: of the stored features.
+        made: how it was made; JSON, for people and for comparison with the next release.
+    """
+
+    name: str
+    members: Sequence[Hilbert]
+    calibrators: Mapping[str, Calibrator]
+    encoders: Mapping[str, Mapping[str, Any]]
+    window: float | None = None
+    dtype: Dtype = "float32"
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> Mapping[str, TaskConfig]:
+        """Kind and classes of each task."""
+        return self.members[0].config.tasks
+
+    @property
+    def dims(self) -> dict[Modality, int]:
+        """Features of a segment of each modality."""
+        config = self.members[0].config
+        return {"audio": config.audio_dim, "text": config.text_dim}
+
+    def predict(
+        self,
+        features: Features,
+        documents: Sequence[int] | IntArray | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Predicted:
+        """Predicts documents one by one, so that neither order nor company changes a bit of a prediction.
+
+        Args:
+            features: a feature store, or `hilbert.documents.Documents`. See `hilbert.inference` for the check that they
+                are the right encoders'.
+            documents: row numbers within `features`; all of them if left out.
+            names: of these documents; their numbers if left out.
+            progress: called with (documents done, documents in all).
+
+        Raises:
+            InputError: features of another dimension.
+        """
+        for name, dim in self.dims.items():
+            found = modality(features, name).values.shape[1]
+            if found != dim:
+                raise InputError(f"{name} features have {found} dimensions, and {self.name!r} was trained on {dim}")
+        rows = np.arange(len(modality(features, "audio").offsets) - 1) if documents is None else np.asarray(documents)
+        outputs: list[list[Outputs]] = [[] for _ in self.members]
+        for start in range(0, len(rows), CHUNK):
+            for member, found_so_far in zip(self.members, outputs, strict=True):
+                found_so_far.append(predict(member, features, rows[start : start + CHUNK], batch_size=1))
+            progress(min(start + CHUNK, len(rows)), len(rows))
+        if not len(rows):
+            outputs = [[predict(member, features, rows)] for member in self.members]
+        return self._answer(features, rows, names, outputs)
+
+    def _answer(
+        self, features: Features, rows: IntArray, names: Sequence[str] | None, outputs: Sequence[Sequence[Outputs]]
+    ) -> Predicted:
+        scores = [
+            [found.scores(member.config.tasks) for found in chunks]
+            for member, chunks in zip(self.members, outputs, strict=True)
+        ]
+        attention = [{name: _join([c.attention[name] for c in chunks]) for name in ATTENTION} for chunks in outputs]
+        return Predicted(
+            documents=[str(row) for row in rows] if names is None else list(names),
+            tasks=self.tasks,
+            scores={
+                task: np.mean([self._calibrated(task, [c[task] for c in chunks]) for chunks in scores], axis=0)
+                for task in self.tasks
+            },
+            embeddings=[
+                {name: _join([c.embeddings[name] for c in chunks]) for name in EMBEDDINGS} for chunks in outputs
+            ],
+            gates=[{task: _join([c.gates[task] for c in chunks]) for task in self.tasks} for chunks in outputs],
+            attention={name: np.mean([found[name] for found in attention], axis=0) for name in ATTENTION},
+            segments={name: _segments(modality(features, name), rows) for name in MODALITIES},
+        )
+
+    def _calibrated(self, task: str, chunks: Sequence[Array]) -> Array:
+        scores = np.concatenate(chunks)
+        return self.calibrators[task](scores) if task in self.calibrators else scores
+
+    # ---- on disk -----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, *, card: str) -> None:
+        """Writes the release into `folder`, which must be new or empty; `card` is its model card, Markdown."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for member, place in zip(self.members, self._places(), strict=True):
+            member.save_pretrained(folder / place)
+        _write_json(folder / PREPROCESSING, self._preprocessing())
+        _write_json(folder / CALIBRATION, {task: found.to_json() for task, found in self.calibrators.items()})
+        write_text(folder / CARD, card)
+        files = {
+            path.relative_to(folder).as_posix(): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
+        }
+        content = {"format": FORMAT, "version": VERSION, "name": self.name, "members": self._places()}
+        _write_json(folder / MANIFEST, {**content, "made": self.made, "files": files})
+
+    def _places(self) -> list[str]:
+        """Each model's folder within the release."""
+        if len(self.members) == 1:
+            return ["."]
+        return [f"members/{number:02d}" for number in range(len(self.members))]
+
+    def _preprocessing(self) -> dict[str, Any]:
+        clip = self.members[0].config.clip_features
+        return {
+            "window": self.window,
+            "dtype": self.dtype,
+            **{
+                name: {
+                    "encoder": self.encoders.get(name, {"name": None}),
+                    "dim": self.dims[name],
+                    "standardise": {
+                        "formula": "clip((x - mean) / deviation, -clip, clip)",
+                        "mean": f"model.safetensors: {name}_encoder.standardise.mean",
+                        "deviation": f"model.safetensors: {name}_encoder.standardise.deviation",
+                        "clip": clip,
+                    },
+                }
+                for name in MODALITIES
+            },
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Loads a release, on the CPU, and checks every byte of it.
+
+        Raises:
+            InputError: it is no release, of another version, or a file is missing, damaged or changed.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        members = [Hilbert.from_pretrained(folder / place) for place in manifest["members"]]
+        _check_files(folder, manifest["files"])
+        tasks = members[0].config.tasks
+        preprocessing, calibration = _read_json(folder / PREPROCESSING), _read_json(folder / CALIBRATION)
+        missing = [task for task, spec in tasks.items() if spec.kind != "regression" and task not in calibration]
+        if missing or calibration.keys() - tasks.keys():
+            raise InputError(f"{folder / CALIBRATION}: must hold the tasks {', '.join(tasks)}, but regressions")
+        return cls(
+            name=manifest["name"],
+            members=members,
+            calibrators={
+                task: Calibrator.from_json(
+                    found, classes=len(tasks[task].classes), where=f"{folder / CALIBRATION}: {task}"
+                )
+                for task, found in calibration.items()
+            },
+            encoders={name: preprocessing[name]["encoder"] for name in MODALITIES},
+            window=preprocessing["window"],
+            dtype=preprocessing["dtype"],
+            made=manifest["made"],
+        )
+
+
+def _segments(source: RaggedArray, rows: IntArray) -> SegmentsOf:
+    places, lengths = segment_rows(source.offsets, rows)
+    numbers = getattr(source, "segments", None)  # as the cohort numbers them; else from 0 within each document
+    if numbers is not None:
+        return SegmentsOf(lengths, np.asarray(numbers)[places])
+    return SegmentsOf(lengths, places - np.repeat(source.offsets[rows], lengths))
+
+
+def _join(chunks: Sequence[torch.Tensor]) -> Array:
+    joined: Array = torch.cat(list(chunks)).double().cpu().numpy()
+    return joined
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; copy the whole release again") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: damaged, not JSON ({error}); copy the whole release again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: damaged; copy the whole release again")
+    return content
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"{folder}: not a release, it lacks {MANIFEST}; 'hilbert release' makes one")
+    manifest = _read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise InputError(f'{path}: not of a release ("format" must be "{FORMAT}")')
+    if manifest.get("version") != VERSION:
+        raise InputError(
+            f"{path}: version {manifest.get('version')!r} of the format, this hilbert reads {VERSION}; install the"
+            " hilbert that wrote it, or release the model again"
+        )
+    kinds = {"name": str, "members": list, "files": dict, "made": dict}
+    wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
+    if wrong or not manifest["members"]:
+        raise InputError(f"{path}: damaged, {(wrong or ['members'])[0]!r} is missing; copy the whole release again")
+    return manifest
+
+
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Every file is there, and is what it was when the release was made."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: missing; copy the whole release again")
+        if digest(path) != expected:
+            raise InputError(f"{path}: changed since the release was made; copy the whole release again")

@@ -1,0 +1,378 @@
+"""All that a study has shown: every configuration's held-out predictions, read from MLflow alone.
+
+What honest numbers are made of, such as the winner without the luck of its choice. Ids may be hashes.
+
+Notation: M configurations, R repeats of cross-validation, F folds in all repeats, N documents, C classes (1 for a
+regression). What a configuration hasn't run is NaN among scores, and None among values by fold.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hilbert.config import TaskConfig
+from hilbert.errors import InputError
+from hilbert.metrics import Array, BiasCorrected, auc, bbc_cv
+from tune.selection import is_whole
+from tune.tracking import ReadStudy, first_line, read_study, study_files
+
+Client = Any
+"""An `mlflow.MlflowClient`; MLflow itself is not imported here."""
+T = TypeVar("T")
+Numbers = NDArray[np.int64]
+
+CONFIGURATION, PREDICTIONS = "configuration.json", "predictions.parquet"
+READERS = 8
+"""Trials that are read at once from a server."""
+HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All held-out predictions of a study.
+
+    Attributes:
+        study: its trials as MLflow has them.
+        trials: numbers of the M configurations that have predictions, ascending; those that racing gave up and those
+            with failed folds too.
+        tasks: kind and classes.
+        documents: N ids, as recorded.
+        groups: N groups.
+        repeats: R.
+        folds: F.
+        fold_of: [R, N], number of the fold in which a document is held out.
+        labels: of each task [N], class number or value, NaN where missing.
+        scores: of each task [M, R, N, C], NaN where a configuration has no prediction.
+        configurations: of each trial: `features` (the store's name), `tasks`, `model`, `loss`, `train`, `seed`.
+        missing: why the predictions of the other configurations can't be had, of those that should have some.
+    """
+
+    study: ReadStudy
+    trials: Sequence[int]
+    tasks: Mapping[str, TaskConfig]
+    documents: Sequence[str]
+    groups: Sequence[str]
+    repeats: int
+    folds: int
+    fold_of: Numbers
+    labels: Mapping[str, Array]
+    scores: Mapping[str, Array]
+    configurations: Mapping[int, Mapping[str, Any]]
+    missing: Mapping[int, str] = field(default_factory=dict)
+
+    def row(self, trial: int) -> int:
+        """Where a trial stands among the M.
+
+        Raises:
+            InputError: it has no predictions.
+        """
+        if trial not in self.trials:
+            raise InputError(
+                f"t{trial:03d} of study {self.study.name!r} has no predictions; these have: {named(self.trials)}"
+            )
+        return list(self.trials).index(trial)
+
+    def fold_aucs(self, trial: int) -> dict[str, list[float | None]]:
+        """AUC of each task on each fold, [F]; None where it is undefined, or the fold not run."""
+        if trial not in self._known_aucs:
+            row, rows = self.row(trial), [np.flatnonzero(self.fold_of[self._repeat(f)] == f) for f in range(self.folds)]
+            self._known_aucs[trial] = {
+                task: [self._auc(task, row, fold, held_out) for fold, held_out in enumerate(rows)]
+                for task in self.tasks
+            }
+        return {task: list(values) for task, values in self._known_aucs[trial].items()}
+
+    def fold_scores(self, trial: int) -> list[float | None]:
+        """What the objective means on one fold, [F]: the task's AUC, or the mean over the tasks that are defined there.
+
+        As `tune.selection.fold_score`, which racing compares.
+        """
+        aucs = self.fold_aucs(trial)
+        if self.study.objective in aucs:
+            return aucs[self.study.objective]
+        columns = zip(*aucs.values(), strict=True)
+        known = [[value for value in column if value is not None] for column in columns]
+        return [float(np.mean(values)) if values else None for values in known]
+
+    def bias_corrected(self) -> BiasCorrected | None:
+        """The winner's pooled AUC without the luck of the choice; its `winner` counts among `trials`.
+
+        Configurations in which a fold failed are left out: they couldn't be chosen, whatever their numbers.
+        None where no configuration is whole, or the objective is undefined; see `hilbert.metrics.bbc_cv`.
+        """
+        return self._bias_corrected
+
+    @property
+    def choices(self) -> int:
+        """How many configurations the winner was picked from: those without a failed fold."""
+        return len(self._choosable)
+
+    @property
+    def n_splits(self) -> int:
+        """Folds of a repeat."""
+        return self.folds // self.repeats
+
+    @cached_property
+    def _bias_corrected(self) -> BiasCorrected | None:
+        whole = is_whole(self.study.trials.set_index("trial"))
+        if not any(whole[trial] for trial in self.trials):
+            return None
+        kept = self._choosable
+        found = bbc_cv(
+            self.labels,
+            {task: scores[kept] for task, scores in self.scores.items()},
+            {task: spec.kind for task, spec in self.tasks.items()},
+            task=self.study.objective if self.study.objective in self.tasks else None,
+            groups=self.groups,
+        )
+        return None if found is None else found._replace(winner=kept[found.winner])
+
+    @property
+    def _choosable(self) -> list[int]:
+        trials = self.study.trials.set_index("trial")
+        possible = trials["status"].eq("FINISHED") & trials["failed_folds"].eq("")
+        return [row for row, trial in enumerate(self.trials) if possible[trial]]
+
+    @cached_property
+    def _known_aucs(self) -> dict[int, dict[str, list[float | None]]]:
+        return {}
+
+    def _repeat(self, fold: int) -> int:
+        return fold // self.n_splits
+
+    def _auc(self, task: str, row: int, fold: int, held_out: Numbers) -> float | None:
+        scores = self.scores[task][row, self._repeat(fold), held_out]
+        if np.isnan(scores).any():
+            return None
+        return auc(self.labels[task][held_out], scores, self.tasks[task].kind)
+
+
+def named(trials: Sequence[int]) -> str:
+    """Names of configurations for people: `t003, t005 to t012`."""
+    runs: list[list[int]] = []
+    for trial in sorted(trials):
+        if runs and trial == runs[-1][-1] + 1:
+            runs[-1].append(trial)
+        else:
+            runs.append([trial])
+    shown = [[f"t{trial:03d}" for trial in run] for run in runs]
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(run) for run in shown)
+
+
+def trial_number(text: str) -> int | None:
+    """14, t14 or t014 as a number; None for anything else."""
+    found = re.fullmatch(r"[tT]?([0-9]{1,9})", text.strip())
+    return int(found[1]) if found else None
+
+
+def gather_evidence(client: Client, study: str) -> Evidence:
+    """Reads a study's predictions, of all configurations of which nothing more will come.
+
+    Raises:
+        InputError: there is no such study here, its files aren't, or none of its configurations has predictions.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for every file
+    found = read_study(client, study)
+    design = _read_design(client, found)
+    trials = found.trials.reindex(columns=["trial", "run", "status", "cv/folds_done"])
+    ended = trials[trials["status"].isin(["FINISHED", "FAILED"]) & (trials["cv/folds_done"] > 0)]
+    runs = dict(zip(ended["trial"].tolist(), ended["run"], strict=True))
+    workers = READERS if str(client.tracking_uri).startswith("http") else 1  # a file is read no faster by many
+    with ThreadPoolExecutor(workers) as pool:
+        read = dict(zip(runs, pool.map(partial(_read_trial, client), runs.values()), strict=True))
+
+    missing = {trial: one for trial, one in read.items() if isinstance(one, str)}
+    labels = {task: np.full(len(design.documents), np.nan) for task in design.tasks}
+    shown: dict[int, dict[str, Array]] = {}
+    configurations: dict[int, Mapping[str, Any]] = {}
+    for trial, one in read.items():
+        if isinstance(one, str):
+            continue
+        try:
+            shown[trial] = _scores(one.predictions, design, labels)
+            configurations[trial] = one.configuration
+        except ValueError as error:
+            missing[trial] = f"{PREDICTIONS} {error}"
+    if not shown:
+        raise InputError(_nothing(client, found, missing))
+    return Evidence(
+        study=found,
+        trials=list(shown),
+        tasks=design.tasks,
+        documents=design.documents,
+        groups=design.groups,
+        repeats=len(design.fold_of),
+        folds=design.folds,
+        fold_of=design.fold_of,
+        labels=labels,
+        scores={task: np.stack([one[task] for one in shown.values()]) for task in design.tasks},
+        configurations=configurations,
+        missing=dict(sorted(missing.items())),
+    )
+
+
+def _nothing(client: Client, study: ReadStudy, missing: Mapping[int, str]) -> str:
+    """Why there are no predictions at all."""
+    if not missing:
+        return (
+            f"study {study.name!r} has no configuration yet of which predictions are recorded; 'hilbert sweep' goes on "
+            "with it"
+        )
+    trial, why = next(iter(missing.items()))
+    where = client.get_experiment_by_name(study.name).artifact_location
+    return (
+        f"study {study.name!r}: the held-out predictions of none of its {len(missing)} configurations can be had from "
+        f"{where} (t{trial:03d}: {why}); the artifacts must be within reach of this computer"
+    )
+
+
+# ---- one trial -------------------------------------------------------------------------------------------------------
+
+
+class _Trial(NamedTuple):
+    configuration: Mapping[str, Any]
+    predictions: pd.DataFrame
+
+
+def _read_trial(client: Client, run: str) -> _Trial | str:
+    """A trial's artifacts, or why they can't be had."""
+    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
+        try:
+            configuration = Path(client.download_artifacts(run, CONFIGURATION, folder)).read_text(encoding="utf-8")
+            table = pd.read_parquet(client.download_artifacts(run, PREDICTIONS, folder))
+            return _Trial(json.loads(configuration), table)
+        except Exception as error:  # whatever the artifact store raises: the others may be there
+            return first_line(error)
+
+
+def _scores(table: pd.DataFrame, design: "_Design", labels: Mapping[str, Array]) -> dict[str, Array]:
+    """A trial's scores, of each task [R, N, C]; labels that weren't known are written into `labels`.
+
+    Raises:
+        ValueError: the table isn't one of this study's predictions. Nothing has been written then.
+    """
+    absent = {"document_id", "fold", "task", "label", "class", "score"} - set(table.columns)
+    if absent:
+        raise ValueError(f"has no column {min(absent)!r}")
+    parts = {task: _part(table[table["task"] == task], task, design) for task in design.tasks}
+    for task, (_, known) in parts.items():
+        both = ~np.isnan(known) & ~np.isnan(labels[task])
+        if (known[both] != labels[task][both]).any():
+            raise ValueError(f"has other labels of {task!r} than the trials before")
+    for task, (_, known) in parts.items():
+        np.copyto(labels[task], known, where=np.isnan(labels[task]))
+    return {task: scores for task, (scores, _) in parts.items()}
+
+
+def _part(table: pd.DataFrame, task: str, design: "_Design") -> tuple[Array, Array]:
+    """Scores [R, N, C] and labels [N] of one task of a trial."""
+    spec, repeats = design.tasks[task], len(design.fold_of)
+    document = pd.Index(design.documents).get_indexer(pd.Index(table["document_id"]))
+    place = pd.Index(spec.classes or [""]).get_indexer(pd.Index(table["class"]))
+    fold = table["fold"].to_numpy(dtype=np.int64)
+    repeat = fold // (design.folds // repeats)
+    values = table["score"].to_numpy(dtype=np.float64)
+    if (document < 0).any() or (place < 0).any():
+        raise ValueError(f"names documents or classes of {task!r} that the study's files don't")
+    if ((fold < 0) | (fold >= design.folds)).any() or (design.fold_of[repeat, document] != fold).any():
+        raise ValueError("holds other documents in a fold than study/splits.csv says")
+    scores = np.full((repeats, len(design.documents), spec.outputs), np.nan)
+    scores[repeat, document, place] = values
+    if not np.isfinite(values).all() or np.isfinite(scores).sum() != len(values):
+        raise ValueError(f"has a score of {task!r} twice, or one that is no number")
+    if (np.isnan(scores).any(2) != np.isnan(scores).all(2)).any():
+        raise ValueError(f"lacks some classes of {task!r}")
+    labels = np.full(len(design.documents), np.nan)
+    known = table["label"].notna().to_numpy()
+    labels[document[known]] = _numbers(table["label"][known], spec)
+    return scores, labels
+
+
+def _numbers(texts: "pd.Series[str]", spec: TaskConfig) -> Array:
+    if not spec.classes:
+        return texts.to_numpy(dtype=np.float64)
+    found = pd.Index(spec.classes).get_indexer(pd.Index(texts)).astype(np.float64)
+    if (found < 0).any():
+        raise ValueError("has a label that is no class of the study")
+    return found
+
+
+# ---- the study as a whole --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Design:
+    """Documents, tasks and folds: what is the same for all configurations."""
+
+    tasks: Mapping[str, TaskConfig]
+    documents: Sequence[str]
+    groups: Sequence[str]
+    folds: int
+    fold_of: Numbers
+
+
+def _read_design(client: Client, study: ReadStudy) -> _Design:
+    with tempfile.TemporaryDirectory(prefix="hilbert-") as beside:
+        folder = study_files(client, study.name, Path(beside))
+        if folder is None:
+            raise InputError(_without_files(client, study))
+        data = _file(folder / "data.json", lambda path: json.loads(path.read_text(encoding="utf-8")), client, study)
+        splits = _file(
+            folder / "splits.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False), client, study
+        )
+    try:
+        tasks = {
+            task: TaskConfig(kind=data["tasks"][task]["kind"], classes=tuple(data["tasks"][task].get("classes", {})))
+            for task in study.tasks
+        }
+        fold_of = _fold_of(splits, data["folds"]["n_splits"], data["folds"]["repeats"])
+        ids, groups = splits["document_id"].tolist(), splits["group_id"].tolist()
+        return _Design(tasks, ids, groups, int(fold_of.max()) + 1, fold_of)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"study {study.name!r}: its files data.json and splits.csv in MLflow don't fit each other ({error});"
+            f" 'hilbert sync {study.name}' writes them anew"
+        ) from None
+
+
+def _file(path: Path, read: Callable[[Path], T], client: Client, study: ReadStudy) -> T:
+    try:
+        return read(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{_without_files(client, study)} ({path.name}: {first_line(error)})") from None
+
+
+def _without_files(client: Client, study: ReadStudy) -> str:
+    where = client.get_experiment_by_name(study.name).artifact_location
+    return (
+        f"study {study.name!r}: its files, study/splits.csv and study/data.json, can't be had from {where}; an older "
+        f"version didn't record them: 'hilbert sync {study.name}' does, where the sweep ran"
+    )
+
+
+def _fold_of(splits: pd.DataFrame, n_splits: int, repeats: int) -> Numbers:
+    """[R, N], in which fold each document is held out.
+
+    Raises:
+        KeyError: a fold isn't there.
+        ValueError: a document stands there twice, or isn't held out once in a repeat.
+    """
+    if splits["document_id"].duplicated().any():
+        raise ValueError("a document stands there twice")
+    columns = [splits[f"fold_{fold}"] for fold in range(n_splits * repeats)]
+    held_out = np.array([column.eq(HELD_OUT) for column in columns]).reshape(repeats, n_splits, len(splits))
+    if not len(splits) or (held_out.sum(1) != 1).any():
+        raise ValueError("each document must be held out once in every repeat")
+    found: Numbers = np.arange(repeats)[:, None] * n_splits + held_out.argmax(1)
+    return found

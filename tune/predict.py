@@ -1,0 +1,148 @@
+"""`hilbert predict`: from a released model, wherever it lies, and new people to tables on disk.
+
+Needs neither Ray nor Optuna, and MLflow only for a model that is named by MLflow's address.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from hilbert import inference
+from hilbert.errors import InputError
+from hilbert.predicted import Predicted, check_one_embedding
+from hilbert.release import Release
+from tune.bars import counted
+
+FORMATS = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN`, or a folder.
+        data: folder of a cohort or of a feature store.
+        output: the table to write, .csv or .parquet.
+        embeddings: also write the embeddings.
+        explain: also write segments' and experts' weights.
+        audio: where the audio encoder lies now, if elsewhere.
+        text: likewise.
+        store: where a cohort's features are kept.
+        device: of the encoders.
+        batch_size: segments encoded at once.
+        overwrite: whether the tables may be there already.
+    """
+
+    model: str
+    data: Path
+    output: Path
+    embeddings: bool = False
+    explain: bool = False
+    audio: str | None = None
+    text: str | None = None
+    store: Path | None = None
+    device: str = "auto"
+    batch_size: int = 16
+    overwrite: bool = False
+
+
+def predict(request: Request, *, uri: str | None, console: Console) -> list[Path]:
+    """Predicts, and writes the tables; returns their paths, the predictions' first.
+
+    Args:
+        request: what is asked for.
+        uri: the tracking server or store, see `tune.tracking.tracking_uri`.
+        console: where progress goes.
+
+    Raises:
+        InputError: the model or the data can't be had, they don't fit each other, or a table can't be written.
+    """
+    places = _places(request)
+    _check(request, places)
+    with _model(request.model, uri) as release, counted(console, "segments") as bar:
+        if request.embeddings:
+            check_one_embedding(len(release.members))
+        found = inference.predict(
+            release,
+            request.data,
+            audio=request.audio,
+            text=request.text,
+            store=request.store,
+            device=request.device,
+            batch_size=request.batch_size,
+            encoding=lambda done, total: bar(done, total, "segments"),
+            progress=lambda done, total: bar(done, total, "documents"),
+        )
+    _write(_tables(found, request), places)
+    return list(places.values())
+
+
+def _places(request: Request) -> dict[str, Path]:
+    """Where each table goes: the predictions as asked for, the others beside them."""
+    wanted = [
+        *(["embeddings"] if request.embeddings else []),
+        *(["segments", "experts"] if request.explain else []),
+    ]
+    stem, ending = request.output.with_suffix(""), request.output.suffix
+    return {"predictions": request.output} | {name: stem.with_name(f"{stem.name}.{name}{ending}") for name in wanted}
+
+
+def _check(request: Request, places: Mapping[str, Path]) -> None:
+    """Everything that can be wrong before hours of encoding."""
+    if request.output.suffix not in FORMATS:
+        raise InputError(f"--output {request.output}: must end with {' or '.join(FORMATS)}")
+    if not request.output.parent.is_dir():
+        raise InputError(f"--output {request.output}: there is no folder {request.output.parent}; make it first")
+    there = [path for path in places.values() if path.exists()]
+    if there and not request.overwrite:
+        raise InputError(f"{there[0]}: is there already; name another file, or replace it with --overwrite")
+
+
+def _tables(found: Predicted, request: Request) -> dict[str, pd.DataFrame]:
+    tables = {"predictions": found.table()}
+    if request.embeddings:
+        tables["embeddings"] = found.embedding_table()
+    if request.explain:
+        tables |= {"segments": found.segment_table(), "experts": found.expert_table()}
+    return tables
+
+
+def _write(tables: Mapping[str, pd.DataFrame], places: Mapping[str, Path]) -> None:
+    """Writes all tables beside their places, then renames them."""
+    partials = {name: path.with_name(f".{path.name}.partial") for name, path in places.items()}
+    try:
+        for name, table in tables.items():
+            if places[name].suffix == ".csv":
+                table.to_csv(partials[name], index=False)
+            else:
+                table.to_parquet(partials[name], index=False)
+        for name, partial in partials.items():
+            partial.replace(places[name])
+    except OSError as error:
+        raise InputError(f"{places['predictions']}: can't be written ({error.strerror or error})") from None
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _model(model: str, uri: str | None) -> Iterator[Release]:
+    """The release that `model` names."""
+    if not re.match("models:/|runs:/", model):
+        folder = Path(model)
+        if not folder.is_dir():
+            raise InputError(f"{model}: no such folder; name a release's folder, models:/NAME@champion or runs:/RUN")
+        yield Release.load(folder)
+        return
+    from tune.registry import fetch
+    from tune.tracking import connect, tracking_uri
+
+    with tempfile.TemporaryDirectory(prefix="hilbert-") as beside:
+        yield Release.load(fetch(connect(tracking_uri(uri)), model, Path(beside)))
