@@ -61,7 +61,8 @@ class HilbertClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Class
     It obeys scikit-learn: `clone`, `get_params`, `cross_val_score`, `GridSearchCV`, last step of a `Pipeline`. While
     fitting, a part of the documents is set apart and chooses the epoch. To keep families together there too, pass
     `groups` to `fit`; `cross_val_score(..., groups=g, params={"groups": g})` does so in each fold. The same documents
-    in the same order and the same `random_state` give the same model; torch's global random state is not touched.
+    in the same order and the same `random_state` give the same model; torch's global random state is left as it was.
+    Fits in parallel need processes, joblib's default; threads would share that state.
 
     Args:
         model: the architecture, as section `model` of a study file: `{"width": 32, "experts": 1}`. See `ModelConfig`.

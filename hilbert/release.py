@@ -93,7 +93,8 @@ class Release:
             found = modality(features, name).values.shape[1]
             if found != dim:
                 raise InputError(f"{name} features have {found} dimensions, and {self.name!r} was trained on {dim}")
-        rows = np.arange(len(modality(features, "audio").offsets) - 1) if documents is None else np.asarray(documents)
+        everyone = range(len(modality(features, "audio").offsets) - 1)
+        rows = np.asarray(everyone if documents is None else documents, dtype=np.int64)
         outputs: list[list[Outputs]] = [[] for _ in self.members]
         for start in range(0, len(rows), CHUNK):
             for member, found_so_far in zip(self.members, outputs, strict=True):

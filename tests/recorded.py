@@ -30,6 +30,7 @@ class Trial:
     folds: Mapping[int, Outcome]
     estimate: float | None = None
     predictions: pd.DataFrame | None = None
+    configuration: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,19 @@ def _record_trial(client: Any, experiment: str, study: Recorded, number: int, tr
     if failed:
         client.set_tag(run, "hilbert.failed_folds", ",".join(map(str, failed)))
     if trial.predictions is not None:
-        path = Path(client.get_run(run).info.artifact_uri.removeprefix("file://"))
-        path.mkdir(parents=True, exist_ok=True)
-        trial.predictions.to_parquet(path / "predictions.parquet", index=False)
+        trial.predictions.to_parquet(artifacts_of(client, run) / "predictions.parquet", index=False)
+    if trial.configuration is not None:
+        (artifacts_of(client, run) / "configuration.json").write_text(json.dumps(trial.configuration))
     for fold, outcome in trial.folds.items():
         _record_fold(client, experiment, run, number, fold, outcome)
     client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+
+def artifacts_of(client: Any, run: str) -> Path:
+    """The folder of a run's artifacts."""
+    path = Path(client.get_run(run).info.artifact_uri.removeprefix("file://"))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _means(study: Recorded, trial: Trial, done: Mapping[int, Mapping[str, float | None]]) -> dict[str, float]:
@@ -152,7 +160,9 @@ def fold_aucs(table: pd.DataFrame) -> dict[int, dict[str, float | None]]:
     return found
 
 
-def study_files(study: Mapping[str, Any], table: pd.DataFrame, *, groups: Mapping[str, str]) -> dict[str, str]:
+def study_files(
+    study: Mapping[str, Any], table: pd.DataFrame, *, groups: Mapping[str, str], repeats: int = 1
+) -> dict[str, str]:
     """The five files of a study as a whole, for such a table."""
     kinds = {task: part["class"].unique().tolist() for task, part in table.groupby("task", sort=False)}
     documents, folds = sorted(table["document_id"].unique()), int(table["fold"].max()) + 1
@@ -170,7 +180,7 @@ def study_files(study: Mapping[str, Any], table: pd.DataFrame, *, groups: Mappin
         "groups": len(set(groups.values())),
         "stores": {"features": {"fingerprint": "f1n6e4", "audio": part, "text": part}},
         "tasks": tasks,
-        "folds": {"n_splits": folds, "repeats": 1, "seed": 0, "splits": "5p11t5"},
+        "folds": {"n_splits": folds // repeats, "repeats": repeats, "seed": 0, "splits": "5p11t5"},
         "group_crossings": 0,
     }
     versions = {"command": "hilbert sweep s.yaml", "python": "3.12", "platform": "any", "packages": {"torch": "9.9"}}

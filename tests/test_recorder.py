@@ -3,10 +3,8 @@
 The MLflow store is real; between it and the recorder stands a client that spoils one request.
 """
 
-import shutil
-
 import pytest
-from sweeps import empty_database
+from spoiled import Killed, Spoiled, database
 
 import tune.recorder
 from hilbert.config import FitConfig, TaskConfig
@@ -49,33 +47,6 @@ RECORD = JobRecord(
     auc={"x": 0.75},
 )
 SUMMARY = Summary({"cv/auc_mean": 0.7, "cost/seconds": 2.0}, {"fold/auc": {0: 0.7}}, [], 0.7)
-
-
-class Killed(BaseException):
-    """The end of the driver."""
-
-
-class Spoiled:
-    """A client whose k-th request goes wrong."""
-
-    def __init__(self, client, number, *, heard, deadly):
-        self.client, self.number, self.heard, self.deadly = client, number, heard, deadly
-        self.requests = 0
-
-    def __getattr__(self, name):
-        attribute = getattr(self.client, name)
-        if not callable(attribute):
-            return attribute
-
-        def request(*arguments, **named):
-            self.requests += 1
-            if self.requests < self.number or (self.requests > self.number and not self.deadly):
-                return attribute(*arguments, **named)
-            if self.requests == self.number and self.heard:
-                attribute(*arguments, **named)
-            raise Killed if self.deadly else ConnectionError("gone")
-
-        return request
 
 
 @pytest.fixture(autouse=True)
@@ -130,12 +101,6 @@ def recorded(uri):
         )
         for run in search_runs(client, experiment, "")
     )
-
-
-def database(folder):
-    folder.mkdir(exist_ok=True)
-    shutil.copy(empty_database(), folder / "mlflow.db")
-    return f"sqlite:///{folder}/mlflow.db"
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def _quality(release: Release, evidence: Evidence) -> str:
         f"Held-out predictions of {folds['n_splits']}-fold cross-validation{repeated}, groups never split."
         " For several classes the AUC is the mean of each against the rest; for a number the concordance index.",
         "\n".join(rows),
-        f"The configuration was chosen among {tried} by these same folds, so that the first number is, on average, too good."
+        f"The configuration was chosen among {tried} by these same folds: on average the first number is too good."
         " **Publish the second**: the optimism of picking the best is estimated by BBC-CV (Tsamardinos et al. 2018).",
     ]
     if best_trial(evidence) != trial:

@@ -185,7 +185,7 @@ def _rivals(found: Contest, console: Console) -> None:
     if other:
         lines.append(f"Worse than {winner}: {named(other)}.")
     if untested:
-        lines.append(f"Too few folds in common for a test: {named(untested)}.")
+        lines.append(f"Too few folds in common, or one difference on all, hence no test: {named(untested)}.")
     if found.left_out:
         lines.append(f"Not compared: {named(found.left_out)}.")
     console.print("\n".join(lines), highlight=False)

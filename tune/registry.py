@@ -92,7 +92,7 @@ def _plain_version(package: str) -> str:
 
 def _example(release: Release) -> pd.DataFrame:
     """One made-up document: what a request looks like, and nobody's data."""
-    rows = {name: np.zeros((2, dim)).tolist() for name, dim in release.dims.items()}
+    rows: dict[str, Any] = {name: np.zeros((2, dim)).tolist() for name, dim in release.dims.items()}
     return pd.DataFrame({"document_id": ["example"], **{name: [value] for name, value in rows.items()}})
 
 
@@ -113,14 +113,16 @@ def offered(
         RegistryError: MLflow refuses or doesn't answer.
     """
     place = f"releases/{name}/{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
-    source = f"{client.get_run(run).info.artifact_uri}/{place}"
+    source = ""
     try:
+        source = f"{client.get_run(run).info.artifact_uri}/{place}"
         client.log_artifacts(run, str(model), place)
         _sweep_out(client, name)
         yield _create(client, name, source, run, tags, description)
     except BaseException as error:
-        with suppress(Exception):  # if MLflow doesn't answer any more, the next release does it
-            _withdraw(client, name, source)
+        if source:
+            with suppress(Exception):  # if MLflow doesn't answer any more, the next release does it
+                _withdraw(client, name, source)
         if isinstance(error, HilbertError) or not isinstance(error, Exception):
             raise
         raise RegistryError(f"MLflow at {client.tracking_uri}: {first_line(error)}") from error

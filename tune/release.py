@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -33,9 +33,8 @@ from tune.provenance import versions
 from tune.refit import Material, fit_folds, member_folder, refit
 from tune.registry import Registered, champion, offered, promote, write_model
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
+Client = Any
+"""An `mlflow.MlflowClient`; MLflow itself is not imported here."""
 How = Literal["refit", "ensemble"]
 REPRODUCED = 1e-3
 """Largest difference of a score between a fold's model trained again and what the sweep recorded of it."""
@@ -82,7 +81,7 @@ class Released:
     version: Registered
 
 
-def release(client: "MlflowClient", request: Request, console: Console) -> Released:
+def release(client: Client, request: Request, console: Console) -> Released:
     """Releases a study's chosen configuration.
 
     Args:
@@ -117,7 +116,7 @@ def _check(request: Request) -> None:
         raise InputError(f"--output {request.output}: is there already; name a new folder")
 
 
-def _judge(client: "MlflowClient", request: Request, candidate: Candidate, console: Console) -> Verdict | None:
+def _judge(client: Client, request: Request, candidate: Candidate, console: Console) -> Verdict | None:
     if not request.require_better:
         return None
     present = champion(client, request.name)
@@ -195,7 +194,7 @@ def _assemble(
 
 
 def _publish(
-    client: "MlflowClient", request: Request, candidate: Candidate, finished: Release, folder: Path, beside: Path
+    client: Client, request: Request, candidate: Candidate, finished: Release, folder: Path, beside: Path
 ) -> Released:
     """Stores the release: artifacts, version, folder, and the alias last."""
     model = beside / f"{request.name}-mlflow"

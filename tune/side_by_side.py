@@ -184,7 +184,8 @@ def in_words(pair: Pair, evidence: Evidence) -> list[str]:
     """What the tests say, in sentences."""
     tested, a, b = pair.objective.tested, f"t{pair.a:03d}", f"t{pair.b:03d}"
     if tested.test is None or tested.mean is None:
-        return [f"{a} and {b} have {style.plural(tested.folds, 'fold')} in common that tell a difference: no test."]
+        why = "too few for a test" if tested.folds < 2 else "with the same difference on each: no test"
+        return [f"{a} and {b} can be compared on {style.plural(tested.folds, 'fold')}, {why}."]
     test = tested.test
     side = "as good as" if not tested.mean else "ahead of" if tested.mean > 0 else "behind"
     by = f" by {abs(tested.mean):.4f}" if tested.mean else ""
@@ -277,6 +278,6 @@ def _panel(ax: Axes, name: str, found: Compared) -> None:
         ax.axhspan(*test.interval, color=style.FAINT, alpha=0.35, linewidth=0, zorder=0)
     ax.set_xlim(-0.7, len(values) - 0.3)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    said = f"{found.tested.mean:+.4f} on average, p = {_p(test.p)}" if test else "too few folds for a test"
+    said = f"{found.tested.mean:+.4f} on average, p = {_p(test.p)}" if test else "no test"
     missing = f"; × undefined or not run: {len(absent)}" if absent else ""
     style.title(ax, style.name(name), said + missing)

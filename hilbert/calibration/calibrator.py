@@ -22,8 +22,11 @@ FEWEST_DOCUMENTS = 20
 """With fewer labelled documents there is no calibrator."""
 TEMPERATURES = (0.05, 20.0)
 """What T is kept within."""
-SPREAD_OF_TEMPERATURE, SPREAD_OF_OFFSETS = 1.0, 3.0
-"""Standard deviations of the normal priors of log T and of the offsets, both around 0."""
+SPREAD_OF_TEMPERATURE, SPREAD_OF_OFFSETS = 0.5, 1.5
+"""Standard deviations of the normal priors of log T and of the offsets, both around 0.
+
+Twice as wide, they let 60 documents worsen what was right; narrower, they mend less. With 400 it makes no difference.
+"""
 SURE = 1e-12  # a probability below counts as this much in the fit: one wild document must not decide it
 
 Curve = tuple[tuple[float, ...], tuple[float, ...]]

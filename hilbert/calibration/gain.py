@@ -12,8 +12,8 @@ from hilbert.errors import InputError
 from hilbert.groups import group_codes
 from hilbert.metrics import Array, brier, expected_calibration_error
 
-TIE = 0.001
-"""Log losses that differ by less, in nats, count as equal."""
+LEAST = 1e-15
+"""A probability below counts as this much in the log loss."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Quality:
     """How good probabilities are, each the mean over the repeats of each repeat's; lower is better.
 
     Attributes:
-        log_loss: mean of -log p(label), in nats; p below 1e-15 counts as that.
+        log_loss: mean of -log p(label), in nats; p below `LEAST` counts as that.
         brier: see `hilbert.metrics.brier`.
         calibration_error: see `hilbert.metrics.expected_calibration_error`.
     """
@@ -96,15 +96,23 @@ def best_method(
     groups: Sequence[object] | None = None,
     methods: Sequence[Method] = METHODS,
 ) -> Choice:
-    """The one of `methods` with the lowest cross-fitted log loss.
+    """The one of `methods` with the lowest cross-fitted log loss, where that can be told.
 
-    Losses within `TIE` of the lowest count as equal, and the simplest of those is chosen. Other arguments and errors as
-    in `calibration_gain`.
+    From the simplest on, a method replaces the one before only if its log loss is lower by more than the standard error
+    of the difference, paired by group: a small cohort would choose by luck, and isotonic curves cost order. Other
+    arguments and errors as in `calibration_gain`.
     """
+    y, p = _checked(labels, scores)
+    codes = group_codes(groups, len(y))
     tried = [method for method in METHODS if method in methods]
-    gains = {m: calibration_gain(labels, scores, fold_of=fold_of, groups=groups, method=m) for m in tried}
-    lowest = min(gain.after.log_loss for gain in gains.values())
-    chosen = next(method for method, gain in gains.items() if gain.after.log_loss <= lowest + TIE)
+    calibrated = {method: _cross_fitted(y, p, np.asarray(fold_of), codes, method) for method in tried}
+    before = _quality(y, p)
+    gains = {method: Gain(method, before, _quality(y, found)) for method, found in calibrated.items()}
+    losses = {method: _document_losses(y, found) for method, found in calibrated.items()}
+    chosen = tried[0]
+    for method in tried[1:]:
+        difference, error = _paired(losses[chosen] - losses[method], codes)
+        chosen = method if difference > error else chosen
     told = ", ".join(f"{method} {gain.after.log_loss:.3f}" for method, gain in gains.items())
     return Choice(chosen, f"{chosen}: cross-fitted log loss {told}", gains)
 
@@ -138,17 +146,40 @@ def _cross_fitted(y: Array, p: Array, fold_of: NDArray[np.int64], groups: NDArra
     return calibrated
 
 
+def _losses(y: Array, p: Array) -> Array:
+    """-log p(label) of every prediction, [R, N]; NaN without label or prediction."""
+    known = np.where(np.isnan(y), 0, y).astype(np.int64)
+    right = np.take_along_axis(p, np.broadcast_to(known[None, :, None], (*p.shape[:2], 1)), axis=2)[..., 0]
+    return np.where(np.isnan(y), np.nan, -np.log(np.maximum(right, LEAST)))
+
+
+def _document_losses(y: Array, p: Array) -> Array:
+    """Mean over the repeats [N], NaN without label or prediction."""
+    losses = _losses(y, p)
+    known = ~np.isnan(losses)
+    total = np.where(known, losses, 0).sum(0)
+    return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
+
+
+def _paired(differences: Array, groups: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean of the documents' differences, and its standard error where documents of one group go together."""
+    known = ~np.isnan(differences)
+    found = differences[known]
+    of_group = np.bincount(groups[known], weights=found - found.mean())
+    return float(found.mean()), float(np.sqrt((of_group**2).sum()) / len(found))
+
+
 def _quality(y: Array, p: Array) -> Quality:
     """Means over the repeats that have a labelled prediction."""
     kind: Literal["binary", "multiclass"] = "binary" if p.shape[2] == 2 else "multiclass"
     found = []
-    for repeat in p:
-        known = ~np.isnan(y) & ~np.isnan(repeat).any(1)
+    for losses, repeat in zip(_losses(y, p), p, strict=True):
+        known = ~np.isnan(losses)
         if known.any():
             told, given = y[known], repeat[known]
-            right = given[np.arange(len(given)), told.astype(np.int64)]
-            log_loss = -np.log(np.maximum(right, 1e-15)).mean()
-            found.append((log_loss, brier(told, given, kind), expected_calibration_error(told, given, kind)))
+            found.append(
+                (losses[known].mean(), brier(told, given, kind), expected_calibration_error(told, given, kind))
+            )
     if not found:
         raise InputError("no labelled document has a prediction: there is nothing to calibrate")
     return Quality(*(float(value) for value in np.mean(np.array(found, dtype=np.float64), axis=0)))
