@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 DEBIAN_PACKAGES := chromium postgresql curl openssl
 
 .DEFAULT_GOAL := help
-.PHONY: help install packages demo ui test lint demo-store clean-demo
+.PHONY: help install packages demo demo-release ui test lint demo-store clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +28,17 @@ packages: ## what the tests need beside Python, on Debian or Ubuntu, as root: Ch
 demo: $(READY) ## sweep real speech: 8 configurations on 5 folds, in demo-run/
 	$(BIN)/hilbert sweep demo/study.yaml
 	@echo "             or:  make ui"
+
+demo-release: export MLFLOW_TRACKING_URI = sqlite:///demo-run/mlflow.db
+demo-release: $(READY) ## from a sweep to predictions for speakers whom the model hasn't seen, in demo-run/
+	$(BIN)/python demo/hold_out.py demo-run/known demo-run/new
+	$(BIN)/hilbert sweep demo/release.yaml
+	$(BIN)/hilbert compare voices
+	$(BIN)/hilbert select voices --rule one-se
+	rm -rf demo-run/speaker
+	$(BIN)/hilbert release voices --name speaker --output demo-run/speaker
+	$(BIN)/hilbert predict models:/speaker@champion demo-run/new --output demo-run/predicted.csv --overwrite
+	! $(BIN)/hilbert release voices --name speaker --require-better
 
 ui: $(READY) ## look at the demo's sweep in the browser
 	$(BIN)/hilbert ui speechocean --tracking-uri sqlite:///demo-run/mlflow.db

@@ -9,11 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from hilbert.cohort import DOCUMENTS, SEGMENTS, Cohort
+from hilbert.config import TaskConfig
 from hilbert.encoders import Modality, load_encoder
 from hilbert.errors import InputError, StoreError
 from hilbert.extraction import extract
 from hilbert.features import FeatureStore
+from hilbert.metrics import Array, auc, bootstrap_interval, brier
 from hilbert.predicted import MODALITIES, Predicted
 from hilbert.release import Release
 from hilbert.store_files import MANIFEST
@@ -58,7 +63,7 @@ def predict(
         InputError: no release or no data there, a damaged file, or features of other encoders.
     """
     release = model if isinstance(model, Release) else Release.load(model)
-    found = _opened(data)
+    found = open_data(data)
     if isinstance(found, FeatureStore):
         return _predict(release, found, progress)
     given: dict[Modality, str | None] = {"audio": audio, "text": text}
@@ -132,7 +137,12 @@ def _encoder_name(release: Release, name: str) -> str:
     return str(found)
 
 
-def _opened(data: FeatureStore | Cohort | str | Path) -> FeatureStore | Cohort:
+def open_data(data: FeatureStore | Cohort | str | Path) -> FeatureStore | Cohort:
+    """The feature store or the cohort of a folder.
+
+    Raises:
+        InputError: it is neither.
+    """
     if isinstance(data, FeatureStore | Cohort):
         return data
     folder = Path(data)
@@ -142,3 +152,46 @@ def _opened(data: FeatureStore | Cohort | str | Path) -> FeatureStore | Cohort:
         return Cohort.load(folder)
     why = "neither a feature store nor a cohort" if folder.is_dir() else "no such folder"
     raise InputError(f"{folder}: {why}; a store holds {MANIFEST}, a cohort {DOCUMENTS} and {SEGMENTS}")
+
+
+def evaluate(predicted: Predicted, documents: pd.DataFrame) -> pd.DataFrame:
+    """How good predictions are of documents whose labels are known: of people whom the model has never seen.
+
+    Args:
+        predicted: the predictions.
+        documents: of the same documents in the same order: `group_id`, if there is one, and label columns.
+
+    Returns:
+        One row a task that has a label column: `task`, `labelled` documents, `auc`, `low` and `high` (95 % bootstrap
+        interval that resamples groups), `brier`; None where undefined. A label that isn't one of the task's classes
+        counts as missing, and is said to be in the log.
+    """
+    rows = []
+    groups = documents.get("group_id")
+    for task, spec in predicted.tasks.items():
+        if task not in documents:
+            continue
+        y, scores = _numbers(documents[task], task, spec), predicted.scores[task]
+        interval = bootstrap_interval(y, scores, spec.kind, groups=None if groups is None else list(groups))
+        rows.append(
+            {
+                "task": task,
+                "labelled": int((~np.isnan(y)).sum()),
+                "auc": auc(y, scores, spec.kind),
+                "low": interval and interval[0],
+                "high": interval and interval[1],
+                "brier": None if spec.kind == "regression" else brier(y, scores, spec.kind),
+            }
+        )
+    return pd.DataFrame(rows, columns=["task", "labelled", "auc", "low", "high", "brier"])
+
+
+def _numbers(cells: "pd.Series[Any]", task: str, spec: TaskConfig) -> Array:
+    """Class numbers or values, [N], NaN where missing."""
+    texts = [None if pd.isna(cell) else str(cell).strip() for cell in cells]
+    if spec.kind == "regression":
+        return np.array([np.nan if not text else float(text) for text in texts])
+    unknown = sorted({text for text in texts if text and text not in spec.classes})
+    if unknown:
+        logger.warning("%s: labels that the model doesn't know count as missing: %s", task, ", ".join(unknown))
+    return np.array([spec.classes.index(text) if text in spec.classes else np.nan for text in texts])

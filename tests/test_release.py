@@ -13,6 +13,7 @@ import pytest
 import torch
 from cohorts import write_cohort
 from pickles import is_pickle
+from sklearn.metrics import roc_auc_score
 from synthetic import AUDIO_DIM, SPECS, TEXT_DIM, make_model, make_store, model_config
 from tiny_models import make
 
@@ -23,7 +24,7 @@ from hilbert.config import HilbertConfig
 from hilbert.errors import InputError, StoreError
 from hilbert.extraction import extract
 from hilbert.features import FeatureStore
-from hilbert.inference import check_encoders, predict
+from hilbert.inference import check_encoders, evaluate, predict
 from hilbert.model import Hilbert
 from hilbert.predicted import MODALITIES
 from hilbert.release import Release
@@ -365,6 +366,21 @@ def test_data_that_is_none(tmp_path, make_it, message):
     make_it(tmp_path / "data")
     with pytest.raises(InputError, match=message):
         predict(release(), tmp_path / "data")
+
+
+def test_predictions_are_scored_where_labels_are_known(caplog):
+    found = release().predict(STORE, names=NAMES)
+    table = STORE.documents.assign(affect=["odd", None, *STORE.documents["affect"][2:]])[
+        ["group_id", "affect", "score"]
+    ]
+    quality = evaluate(found, table).set_index("task")
+    assert list(quality.index) == ["affect", "score"]
+    known = np.array([name == "high" for name in table["affect"][2:]], dtype=float)
+    assert quality.loc["affect", "auc"] == pytest.approx(roc_auc_score(known, found.scores["affect"][2:, 1]))
+    assert quality.loc["affect", "brier"] == pytest.approx(np.mean((known - found.scores["affect"][2:, 1]) ** 2))
+    assert list(quality["labelled"]) == [18, 20]
+    assert quality.loc["affect", "low"] <= quality.loc["affect", "auc"] <= quality.loc["affect", "high"]
+    assert "odd" in caplog.text
 
 
 def test_public_names():

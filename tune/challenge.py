@@ -2,32 +2,38 @@
 
 Where the champion's held-out predictions on these very folds are recorded, they are taken; else its configuration is
 trained on the candidate's folds, on the feature store that has the champion's encoders. The decision is
-`hilbert.metrics.promotion`, which allows for the candidate having been chosen among many.
+`hilbert.metrics.promotion`, which allows for the candidate having been chosen among many on these very documents. The
+corrected resampled t-test, which doesn't, is told beside it.
+
+Shapes: R repeats, N documents, C outputs of a task, F folds.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from hilbert.config import FitConfig
 from hilbert.errors import HilbertError, InputError, StoreError, StudyError
 from hilbert.features import FeatureStore
 from hilbert.inference import check_encoders
-from hilbert.metrics import Promotion, promotion
+from hilbert.metrics import Array, PairedTest, Promotion, auc, corrected_resampled_ttest, promotion
 from hilbert.release import Release
+from tune.bars import counted
 from tune.candidate import Candidate
 from tune.evidence import Evidence, gather_evidence
+from tune.job import JobRecord
 from tune.refit import Material, fit_folds
 from tune.registry import Registered, fetch
 
 Client = Any
 """An `mlflow.MlflowClient`; MLflow itself is not imported here."""
-Aucs = Mapping[str, Sequence[float | None]]
-"""AUC of each task on each fold, [F]; None where undefined."""
+Predictions = Mapping[str, Array]
+"""Held-out predictions of each task, [R, N, C]."""
 
 
 @dataclass(frozen=True)
@@ -37,34 +43,36 @@ class Verdict:
     Attributes:
         candidate: number of its trial.
         champion: the registered version.
-        promotion: the test.
+        promotion: the decision; None where nothing can be said.
+        plain: the corrected resampled t-test over the folds, which doesn't allow for the choice.
         candidates: how many configurations the candidate was chosen among.
         again: whether the champion's configuration was trained again, on the candidate's folds.
     """
 
     candidate: int
     champion: Registered
-    promotion: Promotion
+    promotion: Promotion | None
+    plain: PairedTest | None
     candidates: int
     again: bool
 
     @property
     def better(self) -> bool:
-        """Whether the test supports that the candidate is better."""
-        return self.promotion.better
+        """Whether the candidate is shown to be better."""
+        return self.promotion is not None and self.promotion.better
 
     @property
     def words(self) -> str:
         """The numbers, in a sentence."""
-        found = self.promotion
         against = f"t{self.candidate:03d} against {self.champion.uri} on the same folds"
-        if found.test is None:
-            return f"{against}: too few folds on which both have an AUC, nothing can be said"
-        low, high = found.test.interval
-        p, wilcoxon = (f"{value:.3g}" if value is not None else "none" for value in (found.p_adjusted, found.wilcoxon))
+        found = self.promotion
+        if found is None:
+            return f"{against}: their AUCs can't be compared, too few documents are labelled"
+        low, high = found.interval
+        plain = "" if self.plain is None else f"; the plain corrected t-test over folds has p = {self.plain.p:.3g}"
         return (
-            f"{against}: AUC {found.test.difference:+.4f} [{low:+.4f}, {high:+.4f}] by the corrected resampled t-test,"
-            f" p = {p} for the best of {self.candidates} (Wilcoxon {wilcoxon}):"
+            f"{against}: AUC {found.observed:+.4f}, and {found.corrected:+.4f} [{low:+.4f}, {high:+.4f}] without the"
+            f" luck of being the best of {self.candidates} (p = {found.p:.3g}{plain}):"
             f" {'better' if self.better else 'not shown to be better'}"
         )
 
@@ -73,14 +81,14 @@ class Verdict:
         return {"champion": self.champion.uri, "verdict": self.words}
 
 
-def challenge(client: Client, candidate: Candidate, present: Registered, *, report: Callable[[int], None]) -> Verdict:
+def challenge(client: Client, candidate: Candidate, present: Registered, console: Console) -> Verdict:
     """Compares a candidate with the champion on the candidate's folds.
 
     Args:
         client: of the tracking server or store.
         candidate: the candidate.
         present: the champion.
-        report: called with the number of folds done, where the champion's configuration must be trained.
+        console: where progress goes, if the champion's configuration must be trained.
 
     Raises:
         InputError: the champion predicts other tasks, or was trained on features that the study doesn't have.
@@ -94,18 +102,26 @@ def challenge(client: Client, candidate: Candidate, present: Registered, *, repo
             f"{present.uri} doesn't predict {absent[0]!r}, so that the two can't be compared; release under another"
             " --name, or without --require-better"
         )
+    for task in tasks:
+        if release.tasks[task].classes != candidate.evidence.tasks[task].classes:
+            raise InputError(f"{present.uri} knows other classes of {task!r}; release under another --name")
     recorded = _recorded(client, candidate.evidence, release.made)
-    theirs = recorded or _trained(candidate, release, present, report)
-    evidence = candidate.evidence
-    mine = evidence.fold_aucs(candidate.trial)
-    tried = len(evidence.study.trials)
+    theirs = recorded or _trained(candidate, release, present, console)
+    evidence, kept = candidate.evidence, candidate.evidence.choosable
     found = promotion(
-        _differences(mine, theirs, tasks),
-        candidates=tried,
+        {task: evidence.labels[task] for task in tasks},
+        {task: evidence.scores[task][kept] for task in tasks},
+        {task: theirs[task] for task in tasks},
+        {task: evidence.tasks[task].kind for task in tasks},
+        candidate=kept.index(evidence.row(candidate.trial)),
+        groups=evidence.groups,
+    )
+    plain = corrected_resampled_ttest(
+        _differences(evidence, candidate.scores, theirs, tasks),
         test_fraction=1 / evidence.n_splits,
         repeats=evidence.repeats,
     )
-    return Verdict(candidate.trial, present, found, tried, again=recorded is None)
+    return Verdict(candidate.trial, present, found, plain, len(kept), again=recorded is None)
 
 
 def _tasks(evidence: Evidence) -> list[str]:
@@ -114,18 +130,26 @@ def _tasks(evidence: Evidence) -> list[str]:
     return [objective] if objective in evidence.tasks else list(evidence.tasks)
 
 
-def _differences(mine: Aucs, theirs: Aucs, tasks: Sequence[str]) -> list[float | None]:
-    """By fold, the mean over the tasks that both define there; None where there is none."""
+def _differences(
+    evidence: Evidence, mine: Predictions, theirs: Predictions, tasks: Sequence[str]
+) -> list[float | None]:
+    """By fold, the mean over the tasks that are defined there; None where none is."""
     found: list[float | None] = []
-    for fold in range(len(mine[tasks[0]])):
-        pairs = [(mine[task][fold], theirs[task][fold]) for task in tasks]
-        known = [a - b for a, b in pairs if a is not None and b is not None]
+    for fold in range(evidence.folds):
+        repeat = fold // evidence.n_splits
+        rows = np.flatnonzero(evidence.fold_of[repeat] == fold)
+        known = []
+        for task in tasks:
+            y, kind = evidence.labels[task][rows], evidence.tasks[task].kind
+            a, b = (auc(y, scores[task][repeat, rows], kind) for scores in (mine, theirs))
+            if a is not None and b is not None:
+                known.append(a - b)
         found.append(float(np.mean(known)) if known else None)
     return found
 
 
-def _recorded(client: Client, evidence: Evidence, made: Mapping[str, Any]) -> Aucs | None:
-    """The champion's AUCs, if its study has the same documents, labels and folds, and is recorded here."""
+def _recorded(client: Client, evidence: Evidence, made: Mapping[str, Any]) -> Predictions | None:
+    """The champion's predictions, if its study has the same documents, labels and folds, and is recorded here."""
     name, trial = made["study"], made["trial"]
     try:
         other = evidence if name == evidence.study.name else gather_evidence(client, name)
@@ -142,13 +166,11 @@ def _recorded(client: Client, evidence: Evidence, made: Mapping[str, Any]) -> Au
             for task in _tasks(evidence)
         )
     )
-    return other.fold_aucs(trial) if same else None
+    return {task: scores[other.row(trial)] for task, scores in other.scores.items()} if same else None
 
 
-def _trained(
-    candidate: Candidate, release: Release, present: Registered, report: Callable[[int], None]
-) -> dict[str, list[float | None]]:
-    """The AUCs of the champion's configuration, trained on the candidate's folds."""
+def _trained(candidate: Candidate, release: Release, present: Registered, console: Console) -> dict[str, Array]:
+    """Predictions of the champion's configuration, trained on the candidate's folds."""
     config = FitConfig.model_validate(release.made["configuration"])
     data = candidate.plan.data
     for name, folder in data.stores.items():
@@ -157,12 +179,23 @@ def _trained(
             check_encoders(release, store.encoders, where=folder)
         except StoreError:
             continue
-        records = fit_folds(Material(config, folder, data.fingerprints[name]), data.folds, report=report)
-        return {task: [record.auc[task] for record in records] for task in release.tasks}
+        with counted(console, "folds of the champion's configuration", len(data.folds)) as report:
+            records = fit_folds(Material(config, folder, data.fingerprints[name]), data.folds, report=report)
+        return {task: _gathered(candidate, records, task) for task in release.tasks}
     raise StudyError(
         f"{present.uri} was trained on features of {_encoder_names(release)}, which the study doesn't have: the two"
         " can't be compared on the same folds; add that feature store to the study, or release without --require-better"
     )
+
+
+def _gathered(candidate: Candidate, records: Sequence[JobRecord], task: str) -> Array:
+    """The held-out predictions of all folds, [R, N, C]."""
+    evidence, width = candidate.evidence, len(records[0].scores[task][0])
+    gathered = np.full((evidence.repeats, len(evidence.documents), width), np.nan)
+    for record in records:
+        fold = candidate.folds[record.fold]
+        gathered[fold.repeat, fold.held_out] = record.scores[task]
+    return gathered
 
 
 def _encoder_names(release: Release) -> str:

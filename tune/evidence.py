@@ -114,9 +114,16 @@ class Evidence:
         return self._bias_corrected
 
     @property
+    def choosable(self) -> list[int]:
+        """Rows among the M of the configurations that the winner was picked from: those without a failed fold."""
+        trials = self.study.trials.set_index("trial")
+        possible = trials["status"].eq("FINISHED") & trials["failed_folds"].eq("")
+        return [row for row, trial in enumerate(self.trials) if possible[trial]]
+
+    @property
     def choices(self) -> int:
-        """How many configurations the winner was picked from: those without a failed fold."""
-        return len(self._choosable)
+        """How many configurations the winner was picked from."""
+        return len(self.choosable)
 
     @property
     def n_splits(self) -> int:
@@ -128,7 +135,7 @@ class Evidence:
         whole = is_whole(self.study.trials.set_index("trial"))
         if not any(whole[trial] for trial in self.trials):
             return None
-        kept = self._choosable
+        kept = self.choosable
         found = bbc_cv(
             self.labels,
             {task: scores[kept] for task, scores in self.scores.items()},
@@ -137,12 +144,6 @@ class Evidence:
             groups=self.groups,
         )
         return None if found is None else found._replace(winner=kept[found.winner])
-
-    @property
-    def _choosable(self) -> list[int]:
-        trials = self.study.trials.set_index("trial")
-        possible = trials["status"].eq("FINISHED") & trials["failed_folds"].eq("")
-        return [row for row, trial in enumerate(self.trials) if possible[trial]]
 
     @cached_property
     def _known_aucs(self) -> dict[int, dict[str, list[float | None]]]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.table import Table
 
 from hilbert import inference
 from hilbert.errors import InputError
@@ -66,12 +68,13 @@ def predict(request: Request, *, uri: str | None, console: Console) -> list[Path
     """
     places = _places(request)
     _check(request, places)
+    data = inference.open_data(request.data)
     with _model(request.model, uri) as release, counted(console, "segments") as bar:
         if request.embeddings:
             check_one_embedding(len(release.members))
         found = inference.predict(
             release,
-            request.data,
+            data,
             audio=request.audio,
             text=request.text,
             store=request.store,
@@ -81,7 +84,23 @@ def predict(request: Request, *, uri: str | None, console: Console) -> list[Path
             progress=lambda done, total: bar(done, total, "documents"),
         )
     _write(_tables(found, request), places)
+    _show_quality(inference.evaluate(found, data.documents), console)
     return list(places.values())
+
+
+def _show_quality(quality: pd.DataFrame, console: Console) -> None:
+    """How good the predictions are, where the data has labels."""
+    if not quality["labelled"].any():
+        return
+    table = Table(title="against the labels that the data has", title_justify="left", box=SIMPLE)
+    for name in ("task", "labelled", "AUC [95 % interval]", "Brier score"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for row in quality.to_dict("records"):
+        value = "undefined" if pd.isna(row["auc"]) else f"{row['auc']:.3f}"
+        interval = "" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]"
+        brier = "" if pd.isna(row["brier"]) else f"{row['brier']:.3f}"
+        table.add_row(row["task"], str(row["labelled"]), value + interval, brier)
+    console.print(table)
 
 
 def _places(request: Request) -> dict[str, Path]:

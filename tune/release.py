@@ -123,11 +123,10 @@ def _judge(client: Client, request: Request, candidate: Candidate, console: Cons
     if present is None:
         console.print(f"{request.name!r} has no champion yet: there is nothing to be better than", highlight=False)
         return None
-    with counted(console, "folds of the champion's configuration", len(candidate.folds)) as report:
-        verdict = challenge(client, candidate, present, report=report)
-    console.print(verdict.words, highlight=False, soft_wrap=True)
+    verdict = challenge(client, candidate, present, console)
     if not verdict.better:
         raise NotBetterError(f"not released: {verdict.words}; {present.uri} stays the champion")
+    console.print(verdict.words, highlight=False, soft_wrap=True)
     return verdict
 
 

@@ -102,7 +102,7 @@ def _parameters(pair: Pair, console: Console) -> None:
 
 def _value(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _measures(pair: Pair, evidence: Evidence) -> dict[str, Compared]:
@@ -196,6 +196,9 @@ def in_words(pair: Pair, evidence: Evidence) -> list[str]:
         f" 95 % interval {low:+.4f} to {high:+.4f}: corrected resampled t-test p = {_p(test.p)},"
         f" Wilcoxon {_p(tested.wilcoxon)}. {verdict}"
     ]
+    partly = any(found.tested.folds < tested.folds for found in pair.tasks.values())
+    if partly and pair.objective not in pair.tasks.values():
+        lines.append("All tasks: on each fold the mean over those whose AUC is defined there.")
     if any(found.delong for found in pair.tasks.values()):
         lines.append("p of pooled AUCs is DeLong's: of new documents, given these predictions.")
     if len(pair.common) < evidence.folds:

@@ -8,7 +8,16 @@ where the label is missing; documents without a label are ignored. ``scores`` ar
     regression   [N] or [N, 1]
 
 A metric that these labels leave undefined is None: never 0, 0.5 or NaN. A score that is NaN is an error, but for
-`bbc_cv`, where it marks a prediction that a configuration does not have.
+`bbc_cv` and `promotion`, where it marks a prediction that a configuration does not have.
+
+Which one to use:
+
+    how good one configuration is, fixed beforehand     pooled_auc, pooled_interval (resamples groups)
+    how good the winner of a search is                  bbc_cv
+    whether it should replace the champion              promotion
+    two configurations over the same folds              corrected_resampled_ttest; wilcoxon for a second opinion
+    two sets of predictions for the same documents      delong
+    several such tests                                  holm
 """
 
 from hilbert.metrics.bbc import BiasCorrected, CorrectedAuc, bbc_cv
@@ -24,6 +33,7 @@ from hilbert.metrics.classification import (
 from hilbert.metrics.comparisons import DeLong, PairedTest, corrected_resampled_ttest, delong, holm, wilcoxon
 from hilbert.metrics.intervals import bootstrap_interval, pooled_interval
 from hilbert.metrics.over_folds import MeanAndError, mean_and_se, pooled_auc
+from hilbert.metrics.promotion import Promotion, promotion
 from hilbert.metrics.ranking import auc
 from hilbert.metrics.shapes import Array, Kind
 
@@ -35,6 +45,7 @@ __all__ = [
     "Kind",
     "MeanAndError",
     "PairedTest",
+    "Promotion",
     "auc",
     "average_precision",
     "balanced_accuracy",
@@ -50,6 +61,7 @@ __all__ = [
     "mean_and_se",
     "pooled_auc",
     "pooled_interval",
+    "promotion",
     "wilcoxon",
     "wilson_interval",
 ]

@@ -51,14 +51,20 @@ def _concordance(y: Array, score: Array, weights: Array) -> Array:
     if not len(y):
         return np.full(len(weights), np.nan)
     above, below = np.flatnonzero(y > y.min()), np.flatnonzero(y < y.max())
-    weights_below = weights[:, below]
+    two_values = len(above) + len(below) == len(y)
+    counts = weights[:, below].astype(np.float32)  # sums of whole and half numbers below 2^23 are exact in it
     concordant, comparable = np.zeros((2, len(weights)))
     for start in range(0, len(above), _BLOCK):
         rows = above[start : start + _BLOCK]
-        ordered = (y[rows, None] > y[below]).astype(np.float64)
-        credit = ordered * ((score[rows, None] > score[below]) + 0.5 * (score[rows, None] == score[below]))
-        concordant += ((weights_below @ credit.T) * weights[:, rows]).sum(1)
-        comparable += ((weights_below @ ordered.T) * weights[:, rows]).sum(1)
+        credit = (score[rows, None] > score[below]).astype(np.float32)
+        credit += np.float32(0.5) * (score[rows, None] == score[below])
+        if two_values:
+            comparable += weights[:, rows].sum(1) * weights[:, below].sum(1)
+        else:
+            ordered = (y[rows, None] > y[below]).astype(np.float32)
+            credit *= ordered
+            comparable += ((counts @ ordered.T) * weights[:, rows]).sum(1)
+        concordant += ((counts @ credit.T) * weights[:, rows]).sum(1)
     undefined = comparable == 0
     value: Array = np.where(undefined, np.nan, concordant / np.where(undefined, 1, comparable))
     return value

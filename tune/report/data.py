@@ -8,7 +8,8 @@ import pandas as pd
 
 from tune.formats import with_error
 from tune.report.material import Material
-from tune.report.tables import UNKNOWN, Table, known, trial_name
+from tune.report.tables import Table
+from tune.report.words import UNKNOWN, known, trial_name
 from tune.selection import is_whole
 
 # ---- what was excluded -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tune.report.material import Material
-from tune.report.predicted import GRID, Predicted, calibration, confusion, roc
+from tune.report.predicted import GRID, Bin, Predicted, calibration, confusion, roc
 from tune.space import Choices, Parameter, Value
 
 Figure = dict[str, Any]
@@ -246,42 +246,42 @@ def _square(x: str, y: str, traces: Sequence[Figure]) -> Figure:
     return square | {"legend": legend}
 
 
-def calibration_figure(predicted: Predicted) -> Figure:
-    """How often what was predicted with some confidence came true."""
+def calibration_figure(predicted: Predicted, calibrated: Predicted | None = None) -> Figure:
+    """How often what was predicted with some confidence came true; `calibrated`: the same predictions, calibrated."""
     bins = calibration(predicted)
-    most = max((found.documents for found in bins), default=1)
-    traces = [
-        _diagonal([0, 1]),
-        {
-            "type": "scatter",
-            "mode": "markers+lines",
-            "x": [found.confidence for found in bins],
-            "y": [found.frequency for found in bins],
-            "error_y": {
-                "type": "data",
-                "symmetric": False,
-                "array": [found.high - found.frequency for found in bins],
-                "arrayminus": [found.frequency - found.low for found in bins],
-                "color": GREY,
-                "thickness": 1,
-                "width": 3,
-            },
-            "hovertext": [
-                f"{b.confidence:.2f} predicted, {b.frequency:.2f} came true<br>n = {b.documents}" for b in bins
-            ],
-            "hoverinfo": "text",
-            "marker": {
-                "color": BLUE,
-                "size": [5 + 9 * (found.documents / most) ** 0.5 for found in bins],
-                "opacity": 1,
-            },
-            "line": {"color": BLUE, "width": 1.3},
-        },
-    ]
+    errors = {
+        "type": "data",
+        "symmetric": False,
+        "array": [found.high - found.frequency for found in bins],
+        "arrayminus": [found.frequency - found.low for found in bins],
+        "color": GREY,
+        "thickness": 1,
+        "width": 3,
+    }
+    traces = [_diagonal([0, 1]), _reliability(bins, color=BLUE, error_y=errors)]
+    if calibrated is not None:
+        traces[1]["name"] = "as predicted"
+        traces.append(_reliability(calibration(calibrated), color=ORANGE, name="calibrated, cross-fitted"))
     binary = predicted.kind == "binary"
     name = label(shorter(predicted.classes[1], 13)) if binary else ""
     x = f"predicted probability of {name}" if binary else "probability of the predicted class"
     return _square(x, f"share that is {name}" if binary else "share that is right", traces)
+
+
+def _reliability(bins: Sequence[Bin], *, color: str, **more: Any) -> Figure:
+    """Points of the bins, larger where there are more documents."""
+    most = max((found.documents for found in bins), default=1)
+    points = {
+        "type": "scatter",
+        "mode": "markers+lines",
+        "x": [found.confidence for found in bins],
+        "y": [found.frequency for found in bins],
+        "hovertext": [f"{b.confidence:.2f} predicted, {b.frequency:.2f} came true<br>n = {b.documents}" for b in bins],
+        "hoverinfo": "text",
+        "marker": {"color": color, "size": [5 + 9 * (b.documents / most) ** 0.5 for b in bins], "opacity": 1},
+        "line": {"color": color, "width": 1.3},
+    }
+    return points | more
 
 
 def confusion_figure(predicted: Predicted) -> Figure:

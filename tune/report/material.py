@@ -4,6 +4,7 @@ What an older study did not record, or what can't be had, is None, and its secti
 """
 
 import json
+import logging
 import math
 import re
 import tempfile
@@ -15,9 +16,11 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from hilbert.errors import InputError
+from tune.choice import Choice, selected
 from tune.comparison import PARAMS, parameter_columns, ranking
+from tune.evidence import CONFIGURATION, PREDICTIONS, Evidence, gather_evidence
 from tune.formats import log_name
-from tune.report.predicted import Predicted, by_task
+from tune.report.predicted import Predicted, by_task, of_trial
 from tune.selection import objective_metric
 from tune.space import Choices, Parameter, Parameters, Range, Study, Value
 from tune.study_file import load_study
@@ -25,6 +28,7 @@ from tune.tracking import FOLD, ReadStudy, read_study, search_runs, study_files
 
 Data = Mapping[str, Any]
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 Client = Any
 """An `mlflow.MlflowClient`; MLflow itself is not imported here."""
 MOST_ERRORS = 50
@@ -63,8 +67,10 @@ class Material:
             `gpu_seconds`, `error` (the kind of it), and for each task `<task>/auc`; NaN where undefined.
         winner: the first of the ranking; None where no configuration is whole.
         configuration: the winner's configuration, as text.
-        predicted: the winner's held-out predictions by task, without the documents' names.
+        predicted: the winner's held-out predictions by task.
         files: the study's files.
+        evidence: all configurations' held-out predictions; None where they can't be had.
+        selected: what `hilbert select` chose; None where it chose nothing.
     """
 
     study: ReadStudy
@@ -74,6 +80,18 @@ class Material:
     configuration: str | None
     predicted: Mapping[str, Predicted]
     files: StudyFiles
+    evidence: Evidence | None = None
+    selected: Choice | None = None
+
+    @property
+    def no_evidence(self) -> str:
+        """Why there is no evidence; errors' own words stay out, since they may name folders or documents."""
+        if self.files.splits is None or self.files.data is None:
+            return (
+                "the study's splits and data are not recorded with it, or can't be had"
+                f" ('hilbert sync {self.study.name}' records them, where the sweep ran)"
+            )
+        return "the configurations' held-out predictions can't be had (their artifacts in MLflow)"
 
     @property
     def folds(self) -> list[int]:
@@ -130,19 +148,53 @@ def gather(client: Client, name: str) -> Material:
     Raises:
         InputError: there is no such study.
     """
-    study = read_study(client, name)
+    study, evidence = _evidence(client, name)
     ranked = ranking(study)
     winner = ranked.iloc[0] if len(ranked) and pd.notna(ranked.iloc[0]["rank"]) else None
     experiment = client.get_experiment_by_name(name).experiment_id
+    files = _files(client, name)
+    predicted: Mapping[str, Predicted] = {}
+    configuration = None
     with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
-        files = _files(client, name)
-        table, configuration = None, None
         if winner is not None:
-            table = _artifact(client, winner["run"], "predictions.parquet", Path(folder), pd.read_parquet)
-            configuration = _artifact(client, winner["run"], "configuration.json", Path(folder), _text)
+            predicted, configuration = _of_winner(client, winner, study, evidence, files, Path(folder))
         jobs = _jobs(client, experiment, study, Path(folder))
-    predicted = {} if table is None else by_task(table, study.tasks, _groups(files.splits))
-    return Material(study, ranked, jobs, winner, configuration, predicted, files)
+    return Material(study, ranked, jobs, winner, configuration, predicted, files, evidence, _selected(client, name))
+
+
+def _evidence(client: Client, name: str) -> tuple[ReadStudy, Evidence | None]:
+    try:
+        evidence = gather_evidence(client, name)
+    except Exception as error:  # whatever the artifact store raises: the report is made of what there is
+        study = read_study(client, name)
+        logger.warning("the report has no bias-corrected numbers and no tests: %s", error)
+        return study, None
+    return evidence.study, evidence
+
+
+def _selected(client: Client, name: str) -> Choice | None:
+    try:
+        return selected(client, name)
+    except InputError as error:  # it is gone
+        logger.warning("%s", error)
+        return None
+
+
+def _of_winner(
+    client: Client,
+    winner: "pd.Series[Any]",
+    study: ReadStudy,
+    evidence: Evidence | None,
+    files: StudyFiles,
+    folder: Path,
+) -> tuple[Mapping[str, Predicted], str | None]:
+    """The winner's predictions and configuration: from the evidence, else from its own artifacts."""
+    number = int(winner["trial"])
+    if evidence is not None and number in evidence.trials:
+        return of_trial(evidence, number), json.dumps(evidence.configurations[number], indent=2)
+    table = _artifact(client, winner["run"], PREDICTIONS, folder, pd.read_parquet)
+    configuration = _artifact(client, winner["run"], CONFIGURATION, folder, _text)
+    return {} if table is None else by_task(table, study.tasks, _groups(files.splits)), configuration
 
 
 def _jobs(client: Client, experiment: str, study: ReadStudy, folder: Path) -> pd.DataFrame:

@@ -11,11 +11,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
 
 from hilbert import __version__
+from tune.comparison import ALL_TASKS
 from tune.importance import NoImportance, importances
 from tune.provenance import without_passwords
-from tune.report import data, figures, tables
+from tune.report import data, figures, tables, verdict, words
+from tune.report.calibrated import Calibrated, all_calibrated
 from tune.report.material import Material
-from tune.report.predicted import Predicted
+from tune.report.predicted import Predicted, mean_interval
 
 FEW = 30
 """Configurations below which the importances are called a hint."""
@@ -44,24 +46,35 @@ def embedded(value: Any) -> Markup:
 def content(material: Material, *, now: datetime) -> dict[str, Any]:
     """All that the template shows."""
     intervals = {task: found.interval() for task, found in material.predicted.items()}
-    winner = material.winner
+    if material.predicted.keys() == set(material.study.tasks):
+        intervals[ALL_TASKS] = mean_interval(list(material.predicted.values()))
+    winner, judged = material.winner, verdict.judge(material)
+    worth = verdict.worth(material, judged, intervals)
+    calibrated = all_calibrated(material.predicted)
     return {
         "version": __version__,
         "name": material.study.name,
-        "objective": tables.objective_words(material.study.objective),
+        "objective": words.objective_words(material.study.objective),
         "date": f"{now:%Y-%m-%d}",
         "period": _period(material),
-        "summary": tables.summary(material, intervals),
-        "caution": tables.caution(material),
-        "leaderboard": tables.leaderboard(material),
+        "summary": tables.summary(material),
+        "caution": verdict.caution(material, judged, worth),
+        "worth": tables.worth_table(judged, worth) if worth else None,
+        "corrected": tables.is_corrected(judged),
+        "why_not": judged.why_not,
+        "notes": verdict.notes(material, judged),
+        "leaderboard": tables.leaderboard(material, judged),
+        "rivalry": verdict.rivalry(judged),
+        "selection": verdict.selection(material),
         "heat_maps": figures.heat_maps(material) if len(material.jobs) else {},
         "importance": _importance(material),
         "slices": figures.slices(material) if material.space else {},
         "searched": bool(material.space),
-        "winner": None if winner is None else tables.trial_name(winner["trial"]),
+        "winner": None if winner is None else words.trial_name(winner["trial"]),
         "configuration": material.configuration,
-        "curves": {task: _curves(found) for task, found in material.predicted.items()},
-        "task_table": None if winner is None else tables.task_table(material, intervals),
+        "curves": {task: _curves(found, calibrated.get(task)) for task, found in material.predicted.items()},
+        "calibration": tables.calibration_table(calibrated),
+        "task_table": tables.task_table(material, judged, worth) if worth else None,
         "measures": tables.measure_table(material),
         "parameters": tables.winner_parameters(material),
         "grouped": all(found.groups is not None for found in material.predicted.values()),
@@ -107,13 +120,13 @@ def _importance(material: Material) -> dict[str, Any]:
     }
 
 
-def _curves(found: Predicted) -> Mapping[str, Any]:
+def _curves(found: Predicted, calibrated: Calibrated | None) -> Mapping[str, Any]:
     """The plots of a task, by what they show."""
     if found.kind == "regression":
         return {"regression": figures.regression_figure(found)}
     return {
         "roc": figures.roc_figure(found),
-        "calibration": figures.calibration_figure(found),
+        "calibration": figures.calibration_figure(found, calibrated.predicted if calibrated else None),
         "confusion": figures.confusion_figure(found),
     }
 
@@ -125,9 +138,9 @@ def _versions(material: Material) -> dict[str, Any] | None:
     return {
         "command": without_passwords(str(found.get("command", ""))),
         "facts": {
-            "Python": str(found.get("python", tables.UNKNOWN)),
-            "machine": str(found.get("platform", tables.UNKNOWN)),
-            "git commit": str(found.get("git") or tables.UNKNOWN),
+            "Python": str(found.get("python", words.UNKNOWN)),
+            "machine": str(found.get("platform", words.UNKNOWN)),
+            "git commit": str(found.get("git") or words.UNKNOWN),
         },
         "packages": {
             str(name): str(version or "not installed") for name, version in dict(found.get("packages", {})).items()

@@ -13,7 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from hilbert.groups import group_codes
 from hilbert.metrics import Kind, certainty, confusion_counts, pooled_interval, wilson_interval
+from hilbert.metrics.ranking import weighted_auc
+from hilbert.metrics.shapes import FEWEST_DEFINED
+from tune.evidence import Evidence
 from tune.notes import RESAMPLES
 
 Array = NDArray[np.float64]
@@ -90,10 +94,79 @@ def _predicted(table: pd.DataFrame, groups: Mapping[str, str] | None) -> Predict
     )
 
 
+def of_trial(evidence: Evidence, trial: int) -> dict[str, Predicted]:
+    """A configuration's predictions, as `by_task` has them.
+
+    Raises:
+        InputError: it has none.
+    """
+    row = evidence.row(trial)
+    order = np.argsort(np.array(evidence.documents))
+    documents = np.repeat(np.array(evidence.documents)[order], evidence.repeats)
+    group = dict(zip(evidence.documents, evidence.groups, strict=True))
+    found = {}
+    for task, spec in evidence.tasks.items():
+        scores = evidence.scores[task][row][:, order].swapaxes(0, 1).reshape(len(documents), -1)
+        ran = ~np.isnan(scores).any(1)
+        names = documents[ran].tolist()
+        found[task] = Predicted(
+            kind=spec.kind,
+            classes=list(spec.classes),
+            documents=names,
+            folds=evidence.fold_of[:, order].T.ravel()[ran],
+            repeats=np.tile(np.arange(evidence.repeats), len(order))[ran],
+            labels=np.repeat(evidence.labels[task][order], evidence.repeats)[ran],
+            scores=scores[ran],
+            groups=[group[name] or None for name in names],
+        )
+    return found
+
+
 def _label(label: str | None, numbers: Mapping[str, float]) -> float:
     if label is None or pd.isna(label):
         return np.nan
     return numbers[label] if numbers else float(label)
+
+
+def mean_interval(tasks: Sequence[Predicted]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean over tasks of their pooled AUCs, as `Predicted.interval` of one.
+
+    A resample of the groups is the same in all tasks and repeats. None where an AUC is undefined in the cohort, or one
+    of them in more than half of the resamples.
+    """
+    group = {
+        name: None if task.groups is None else task.groups[row]
+        for task in tasks
+        for row, name in enumerate(task.documents)
+    }
+    names = sorted(group)
+    code = dict(zip(names, group_codes([group[name] for name in names], len(names)).tolist(), strict=True))
+    codes = [np.array([code[name] for name in task.documents], dtype=np.int64) for task in tasks]
+    everyone = np.unique(np.concatenate([own[task.labelled] for task, own in zip(tasks, codes, strict=True)]))
+    if not len(everyone):
+        return None
+    generator = np.random.Generator(np.random.PCG64(0))
+    draws = generator.multinomial(len(everyone), np.full(len(everyone), 1 / len(everyone)), size=RESAMPLES)
+    weights = np.zeros((1 + RESAMPLES, len(names)))
+    weights[0] = 1  # the cohort itself
+    weights[1:, everyone] = draws
+    values = np.mean([_pooled(task, weights[:, own]) for task, own in zip(tasks, codes, strict=True)], axis=0)
+    defined = values[1:][~np.isnan(values[1:])]
+    if np.isnan(values[0]) or len(defined) < FEWEST_DEFINED * RESAMPLES:
+        return None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _pooled(task: Predicted, weights: Array) -> Array:
+    """Pooled AUC of each resample, mean over the repeats: weights [B, N] -> [B]."""
+    scores = task.scores if task.kind == "multiclass" else task.scores[:, -1]
+    found = []
+    for repeat in np.unique(task.repeats):
+        rows = task.labelled & (task.repeats == repeat)
+        found.append(weighted_auc(task.labels[rows], scores[rows], task.kind, weights[:, rows]))
+    mean: Array = np.mean(found, axis=0)
+    return mean
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------

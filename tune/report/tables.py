@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from hilbert import metrics
 from tune.comparison import PARAMS, cells, headings, parameter, parameter_columns
+from tune.contest import Rival
 from tune.formats import duration, with_error
+from tune.report.calibrated import Calibrated
 from tune.report.material import Material
+from tune.report.verdict import Verdict, Worth, chosen_in_short
+from tune.report.words import UNKNOWN, Interval, counted, ends, known, objective_words, trial_name
 from tune.selection import MEAN_AUC, POOLED_AUC, is_whole, objective_metric
 
-UNKNOWN = "not recorded"
+BEHIND = ("behind the\nwinner (folds)", "p, Holm")
 
 
 @dataclass(frozen=True)
@@ -32,27 +35,10 @@ class Table:
     total: Sequence[str] | None = None
 
 
-def trial_name(number: int) -> str:
-    """As everywhere: t007."""
-    return f"t{number:03d}"
-
-
-def counted(number: int, thing: str, things: str | None = None) -> str:
-    """1 fold, 2 folds."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
-
-
-def objective_words(objective: str) -> str:
-    """What is maximised, in words."""
-    if objective == MEAN_AUC:
-        return "mean AUC over tasks and folds"
-    return "pooled AUC, mean over the tasks" if objective == POOLED_AUC else f"mean AUC of {objective} over the folds"
-
-
 # ---- summary ---------------------------------------------------------------------------------------------------------
 
 
-def summary(material: Material, intervals: Mapping[str, tuple[float, float] | None]) -> list[str]:
+def summary(material: Material) -> list[str]:
     """The study in a paragraph of plain words, a sentence each."""
     found = [_what_was_tried(material), _what_became(material)]
     winner = material.winner
@@ -62,35 +48,39 @@ def summary(material: Material, intervals: Mapping[str, tuple[float, float] | No
     error = None if material.study.objective == POOLED_AUC else winner[_error_column(material.study.objective)]
     value = with_error(known(winner[column]), known(error))
     found.append(f"The best is {trial_name(winner['trial'])}: {objective_words(material.study.objective)} {value}.")
-    tasks = [
-        f"{task} {pooled:.4f}" + (f" (95 % interval {_interval(intervals[task])})" if intervals.get(task) else "")
-        for task in material.study.tasks
-        if (pooled := known(winner[f"{task}/auc_pooled"])) is not None
-    ]
-    if tasks:
-        found.append(f"AUC of all its held-out predictions together: {', '.join(tasks)}.")
-    return found
+    return [*found, chosen] if (chosen := chosen_in_short(material)) else found
 
 
 def _error_column(objective: str) -> str:
     return "cv/auc_se" if objective == MEAN_AUC else f"{objective}/auc_se"
 
 
-def caution(material: Material) -> str:
-    """The honest sentence."""
-    whole = material.ranking[material.ranking["rank"].notna()]
-    if material.winner is None:
-        return ""
-    if len(material.ranking) == 1:
-        return "A single configuration was tried: its numbers were not used to choose it among others."
-    text = (
-        "The best of many looks better than it is: these same numbers were used to pick it. "
-        "Don't read them as the AUC to expect of new people."
-    )
-    column = objective_metric(material.study.objective)
-    if len(whole) > 2:
-        text += f" The median of the {len(whole)} complete configurations has {whole[column].median():.4f}."
-    return text
+def worth_table(verdict: Verdict, found: Sequence[Worth]) -> Table:
+    """The winner's AUCs of pooled predictions, as they are and without the luck of the choice."""
+    corrected = is_corrected(verdict)
+    rows = [[row.name, *_pooled(row, corrected)] for row in found]
+    return Table(["AUC", "pooled", *(["bias-corrected"] if corrected else [])], rows, marked=_marked(found))
+
+
+def _marked(found: Sequence[Worth]) -> int | None:
+    """The row by which the winner was chosen, where there are others."""
+    return next((number for number, row in enumerate(found) if row.chosen_by and len(found) > 1), None)
+
+
+def is_corrected(verdict: Verdict) -> bool:
+    """Whether there was a choice, and its luck could be taken out."""
+    return verdict.corrected is not None and verdict.choices > 1
+
+
+def _pooled(row: Worth, corrected: bool) -> list[str]:
+    """The pooled AUC over its interval, and the same corrected, if that is to be shown."""
+    found = row.corrected
+    second = "undefined" if found is None else _over(found.corrected, found.interval)
+    return [_over(row.raw, row.interval), *([second] if corrected else [])]
+
+
+def _over(value: float | None, interval: Interval) -> str:
+    return with_error(value, None) + ("" if interval is None else f"\n{ends(interval)}")
 
 
 def _what_was_tried(material: Material) -> str:
@@ -129,64 +119,87 @@ def winner_parameters(material: Material) -> str:
 # ---- leaderboard -----------------------------------------------------------------------------------------------------
 
 
-def leaderboard(material: Material) -> Table:
-    """The ranking as `hilbert compare` prints it, with a column for each parameter."""
+def leaderboard(material: Material, verdict: Verdict) -> Table:
+    """The ranking as `hilbert compare` prints it, its test against the winner, and a column for each parameter."""
     names = parameter_columns(material.ranking)
+    tested, rivals = BEHIND if verdict.rivals else (), verdict.rivals
     rows = [
-        [*cells(row, material.study), *(parameter(row[name]) for name in names)]
+        [
+            *cells(row, material.study),
+            *(_behind(rivals.get(row["trial"])) if tested else ()),
+            *(parameter(row[name]) for name in names),
+        ]
         for _, row in material.ranking.iterrows()
     ]
-    columns = [*headings(material.study), *(name.removeprefix(PARAMS) for name in names)]
+    columns = [*headings(material.study), *tested, *(name.removeprefix(PARAMS) for name in names)]
     return Table(columns, rows, marked=None if material.winner is None else 0)
+
+
+def _behind(rival: Rival | None) -> tuple[str, str]:
+    """How far behind the winner, on how many folds, and the adjusted p."""
+    if rival is None or rival.difference is None:
+        return "", ""
+    p = "no test" if rival.holm is None else "< 0.001" if rival.holm < 0.001 else f"{rival.holm:.3f}"
+    return f"{rival.difference:.4f}\n({rival.folds})", p
 
 
 # ---- the winner ------------------------------------------------------------------------------------------------------
 
 
-def task_table(material: Material, intervals: Mapping[str, tuple[float, float] | None]) -> Table:
+def task_table(material: Material, verdict: Verdict, worths: Sequence[Worth]) -> Table:
     """The winner's AUC by task."""
     winner = material.winner
     assert winner is not None
+    corrected = is_corrected(verdict)
     rows = []
-    for task in material.study.tasks:
-        mean, error, pooled, folds = (winner[f"{task}/auc_{part}"] for part in ("mean", "se", "pooled", "folds"))
-        found = material.predicted.get(task)
-        counts = "0" if pd.isna(folds) else str(folds)
+    for row in worths:
+        everything = row.name not in material.study.tasks
+        prefix = "cv" if everything else row.name
+        found = material.predicted.get(row.name)
+        folds = "" if everything else f"{known(winner[f'{row.name}/auc_folds']) or 0:.0f} of {len(material.folds)}"
+        labelled = str(int((found.labelled & (found.repeats == 0)).sum())) if found else UNKNOWN
         rows.append(
             [
-                task,
-                found.kind if found else UNKNOWN,
-                with_error(known(mean), known(error)),
-                f"{counts} of {len(material.folds)}",
-                with_error(known(pooled), None),
-                _interval(intervals.get(task)) if found else UNKNOWN,
-                str(int((found.labelled & (found.repeats == 0)).sum())) if found else UNKNOWN,
+                row.name,
+                *(["", ""] if everything else [found.kind if found else UNKNOWN, labelled]),
+                with_error(known(winner[f"{prefix}/auc_mean"]), known(winner[f"{prefix}/auc_se"])),
+                folds,
+                *_pooled(row, corrected),
             ]
         )
+    columns = ["task", "kind", "labelled\ndocuments", "AUC\nmean ± SE", "folds\ncounted", "AUC, pooled\n95 % interval"]
     return Table(
-        ["task", "kind", "AUC, mean ± SE", "folds counted", "AUC, pooled", "its 95 % interval", "labelled documents"],
-        rows,
+        [*columns, *(["AUC, bias-corrected\n95 % interval"] if corrected else [])], rows, marked=_marked(worths)
     )
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "undefined" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def measure_table(material: Material) -> Table:
     """What else the winner's held-out predictions say of its classifications, all of a task together."""
-    functions = (
-        metrics.average_precision,
-        metrics.balanced_accuracy,
-        metrics.brier,
-        metrics.expected_calibration_error,
-    )
+    functions = (metrics.average_precision, metrics.balanced_accuracy)
     rows = []
     for task, found in material.predicted.items():
         if found.kind != "regression":
             values = [function(found.labels, found.scores, found.kind) for function in functions]
             rows.append([task, *(with_error(value, None) for value in values)])
-    return Table(["task", "average precision", "balanced accuracy", "Brier score", "calibration error"], rows)
+    return Table(["task", "average precision", "balanced accuracy"], rows)
+
+
+def calibration_table(found: Mapping[str, Calibrated | None]) -> Table:
+    """How good the winner's probabilities are as they are and calibrated, cross-fitted."""
+    rows = [[task, *_gain(one)] for task, one in found.items()]
+    return Table(["task", "method", "Brier score", "calibration error", "log loss", "log loss by method"], rows)
+
+
+def _gain(found: Calibrated | None) -> list[str]:
+    if found is None:
+        return ["undefined: no labels", "", "", "", ""]
+    gain = found.choice.gains[found.choice.method]
+    pairs = [
+        (getattr(gain.before, name), getattr(gain.after, name)) for name in ("brier", "calibration_error", "log_loss")
+    ]
+    told = [f"{before:.4f}" if found.predicted is None else f"{before:.4f} → {after:.4f}" for before, after in pairs]
+    by_method = ", ".join(f"{method} {tried.after.log_loss:.4f}" for method, tried in found.choice.gains.items())
+    return [found.choice.method, *told, by_method]
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------
@@ -230,8 +243,3 @@ def cost_words(material: Material) -> list[str]:
             "No racing: every configuration was to run on every fold." if racing == "none" else "Racing gave none up."
         )
     return found
-
-
-def known(value: Any) -> float | None:
-    """None for what is missing."""
-    return None if pd.isna(value) else float(value)

@@ -1,0 +1,90 @@
+"""How much calibration helps the winner, of new documents: cross-fitted, see `hilbert.calibration`.
+
+Notation: N predictions over all folds, D documents, R repeats, C classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hilbert.calibration import Choice, Method, best_method, fit_on_repeats
+from hilbert.errors import InputError
+from hilbert.groups import group_codes
+from tune.report.predicted import Array, Predicted
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration does to the predictions of one classification.
+
+    Attributes:
+        choice: the method, and how good the probabilities are with each.
+        predicted: the predictions, cross-fitted by that method; None where it is none.
+    """
+
+    choice: Choice
+    predicted: Predicted | None
+
+
+def calibrated(found: Predicted) -> Calibrated | None:
+    """None for a regression, and where no document has a label."""
+    if found.kind == "regression":
+        return None
+    stack = _stacked(found)
+    try:
+        choice = best_method(stack.labels, stack.scores, fold_of=stack.fold_of, groups=stack.groups)
+    except InputError:  # no labelled prediction
+        return None
+    if choice.method == "none":
+        return Calibrated(choice, None)
+    scores = _cross_fitted(stack, choice.method)[found.repeats, stack.document]
+    return Calibrated(choice, replace(found, scores=scores))
+
+
+def all_calibrated(predicted: Mapping[str, Predicted]) -> dict[str, Calibrated | None]:
+    """Of each classification task."""
+    return {task: calibrated(found) for task, found in predicted.items() if found.kind != "regression"}
+
+
+class _Stacked(NamedTuple):
+    """Predictions by repeat and document.
+
+    Attributes:
+        document: [N], which of the D documents a prediction is of.
+        labels: [D].
+        scores: [R, D, C], NaN where there is none.
+        fold_of: [R, D], -1 where there is none.
+        groups: D groups; None where they are not known.
+    """
+
+    document: NDArray[np.int64]
+    labels: Array
+    scores: Array
+    fold_of: NDArray[np.int64]
+    groups: list[str | None] | None
+
+
+def _stacked(found: Predicted) -> _Stacked:
+    names, first, document = np.unique(np.array(found.documents), return_index=True, return_inverse=True)
+    shape = (int(found.repeats.max(initial=0)) + 1, len(names))
+    scores, fold_of = np.full((*shape, found.scores.shape[1]), np.nan), np.full(shape, -1)
+    scores[found.repeats, document] = found.scores
+    fold_of[found.repeats, document] = found.folds
+    groups = None if found.groups is None else [found.groups[row] for row in first]
+    return _Stacked(document, found.labels[first], scores, fold_of, groups)
+
+
+def _cross_fitted(stack: _Stacked, method: Method) -> Array:
+    """[R, D, C]: those of each fold calibrated by the predictions of documents of other groups, of all repeats."""
+    codes = group_codes(stack.groups, len(stack.labels))
+    found = np.full_like(stack.scores, np.nan)
+    for repeat, folds in enumerate(stack.fold_of):
+        for fold in np.unique(folds):
+            own = folds == fold
+            others = ~np.isin(codes, codes[own])
+            calibrator = fit_on_repeats(stack.labels[others], stack.scores[:, others], method=method)
+            found[repeat, own] = calibrator(stack.scores[repeat, own])
+    return found
