@@ -19,8 +19,9 @@ best of them. Prints one Markdown table:
                            100, in %, on the same documents and folds, with noise of its own
     gap                    how much better the winner truly is than a champion of true AUC .7, where AUCs differ
     promoted rightly       how often it is promoted over this one, in %, of the studies where it truly is better
-    rule / t / t x 100     by `hilbert.metrics.promotion`, `hilbert release --require-better`; by the corrected resampled
-                           t-test over folds, as if the winner had been named beforehand; with its p-value times 100
+    rule / t / t x 100     by `hilbert.metrics.promotion`, the rule of `hilbert release --require-better`; by the
+                           corrected resampled t-test over folds, as if the winner had been named beforehand; by the
+                           same with its p-value times 100
 """
 
 import argparse
@@ -60,7 +61,7 @@ class Cell(NamedTuple):
     raced: bool
     configurations: int = 100
     share: float = 0.85
-    resamples: int = 250
+    resamples: int = 200
 
 
 class Study(NamedTuple):
@@ -205,14 +206,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--configurations", type=int, default=100)
     parser.add_argument("--share", type=float, default=0.85, help="of the noise, common to all configurations")
-    parser.add_argument("--resamples", type=int, default=250)
+    parser.add_argument("--resamples", type=int, default=200)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     print(HEADER, flush=True)
     with ProcessPoolExecutor(given.processes, get_context("spawn"), threadpool_limits, (1,)) as pool:
         for cell in cells(given):
-            outcomes = pool.map(partial(measure, cell, given.seed), range(given.repetitions), chunksize=10)
+            job, repetitions = partial(measure, cell, given.seed), range(given.repetitions)
+            outcomes = pool.map(job, repetitions, chunksize=10) if given.processes > 1 else map(job, repetitions)
             print(line(cell, list(outcomes)), flush=True)
 
 

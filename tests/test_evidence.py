@@ -103,7 +103,7 @@ def test_what_was_handed_out_can_be_changed_without_harm():
 
 
 def test_failed_configurations_are_no_part_of_the_choice():
-    made = make([5, 0.1, 0.2], failed={0: [1]})
+    made = make([5, 0.1, 0.2], failed={0: [1]}, group=2)
     found = made.bias_corrected()
     kinds = {task: spec.kind for task, spec in TASKS.items()}
     alone = bbc_cv(made.labels, {task: s[1:] for task, s in made.scores.items()}, kinds, groups=made.groups)

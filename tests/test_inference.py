@@ -264,16 +264,17 @@ def test_an_interval_stays_within_its_bounds_and_holds_the_estimate(seed, signal
         assert 0 <= wide_low <= low <= found.objective.corrected <= high <= wide_high <= 1
 
 
-def test_racing_does_not_hide_the_choice():
-    """One survivor of 20: by itself it seems to have been chosen from nothing."""
+@pytest.mark.parametrize("survivors", [1, 6])
+def test_racing_does_not_hide_the_choice(survivors):
+    """One survivor of 20 seems, by itself, to have been chosen from nothing."""
     left_out, completed = [], []
     for seed in range(60):
         y, scores = configurations(seed=seed)
-        raced = race(y, scores, survivors=1)
+        raced = race(y, scores, survivors)
         completed.append(bbc(y, raced, resamples=100, seed=seed).objective.corrected)
         left_out.append(bbc(y, raced[~np.isnan(raced).any((1, 2))], resamples=100, seed=seed).objective.corrected)
-    assert bias(left_out) > 0.03
-    assert -0.03 < bias(completed) < 0.015
+    assert bias(left_out) > 0.01
+    assert abs(bias(completed)) < 0.01
 
 
 def test_a_winner_that_stands_out_needs_no_correction():

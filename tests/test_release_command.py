@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,39 @@ from sweeps import command, environment, hilbert, write_study
 
 from hilbert.features import FeatureStore
 from hilbert.release import Release
+from tune.cli import main
 from tune.registry import champion
 from tune.tracking import connect
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore:.*type hint:UserWarning"),  # within MLflow, as the next
+    pytest.mark.filterwarnings("ignore:Operation with range is deprecated"),
+]
 
 LOCAL_FOLDER = "releases/affect/1"
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs the command in this process, which has imported all that takes seconds."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def run(*arguments, folder: Path) -> Done:
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 def client_of(folder: Path):
@@ -105,10 +133,10 @@ def test_the_card_has_raw_and_corrected_numbers(released):
 
 @pytest.mark.parametrize("model", ["models:/affect@champion", "models:/affect/1", "runs:/{run}", LOCAL_FOLDER])
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_all_ways_to_the_model_predict_the_same(released, demo_store, table, tmp_path, model, ending):
+def test_all_ways_to_the_model_predict_the_same(here, released, demo_store, table, tmp_path, model, ending):
     run = json.loads((released / LOCAL_FOLDER / "release.json").read_text())["made"]["run"]
     output = tmp_path / f"predicted.{ending}"
-    done = hilbert("predict", model.format(run=run), demo_store, "--output", output, folder=released)
+    done = here("predict", model.format(run=run), demo_store, "--output", output, folder=released)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(output)]
     assert "against the labels that the data has" in done.stderr
@@ -116,9 +144,9 @@ def test_all_ways_to_the_model_predict_the_same(released, demo_store, table, tmp
     pd.testing.assert_frame_equal(found, table, check_exact=True)
 
 
-def test_embeddings_and_explanations_lie_beside_the_predictions(released, demo_store, tmp_path):
+def test_embeddings_and_explanations_lie_beside_the_predictions(here, released, demo_store, tmp_path):
     arguments = (LOCAL_FOLDER, demo_store, "--output", tmp_path / "p.parquet", "--embeddings", "--explain")
-    done = hilbert("predict", *arguments, folder=released)
+    done = here("predict", *arguments, folder=released)
     assert done.returncode == 0, done.stderr
     names = ["p.parquet", "p.embeddings.parquet", "p.segments.parquet", "p.experts.parquet"]
     assert done.stdout.splitlines() == [str(tmp_path / name) for name in names]
@@ -126,10 +154,10 @@ def test_embeddings_and_explanations_lie_beside_the_predictions(released, demo_s
     segments = pd.read_parquet(tmp_path / "p.segments.parquet")
     np.testing.assert_allclose(segments.groupby("document_id")["joint"].sum(), 1, atol=1e-6)
     assert len(pd.read_parquet(tmp_path / "p.embeddings.parquet")) == 125
-    again = hilbert("predict", *arguments, folder=released)
+    again = here("predict", *arguments, folder=released)
     assert again.returncode == 2
     assert "is there already" in again.stderr
-    assert hilbert("predict", *arguments, "--overwrite", folder=released).returncode == 0
+    assert here("predict", *arguments, "--overwrite", folder=released).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -143,21 +171,21 @@ def test_embeddings_and_explanations_lie_beside_the_predictions(released, demo_s
         (("{store}", "{store}", "--output", "p.csv"), "not a release, it lacks release.json"),
     ],
 )
-def test_wrong_input_is_one_message(released, demo_store, arguments, message):
-    done = hilbert("predict", *(part.format(store=demo_store) for part in arguments), folder=released)
+def test_wrong_input_is_one_message(here, released, demo_store, arguments, message):
+    done = here("predict", *(part.format(store=demo_store) for part in arguments), folder=released)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (released / "p.csv").exists()
 
 
-def test_features_of_another_encoder_are_refused(released, demo_store, tmp_path):
+def test_features_of_another_encoder_are_refused(here, released, demo_store, tmp_path):
     other = tmp_path / "store"
     shutil.copytree(demo_store, other)
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["modalities"]["text"]["encoder"]["revision"] = "sha256:other"
     (other / "manifest.json").write_text(json.dumps(manifest))
-    done = hilbert("predict", LOCAL_FOLDER, other, "--output", tmp_path / "p.csv", folder=released)
+    done = here("predict", LOCAL_FOLDER, other, "--output", tmp_path / "p.csv", folder=released)
     assert done.returncode == 2
     assert "text features of another encoder" in done.stderr
     assert "sha256:other" in done.stderr
@@ -230,8 +258,8 @@ def scratch(released, tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_release_that_is_not_better_is_refused_with_the_numbers(scratch):
-    done = hilbert("release", "quick", "--name", "affect", "--require-better", folder=scratch)
+def test_a_release_that_is_not_better_is_refused_with_the_numbers(here, scratch):
+    done = here("release", "quick", "--name", "affect", "--require-better", folder=scratch)
     assert done.returncode == 1, done.stderr
     assert "not shown to be better" in done.stderr
     assert "AUC +0.0000, and " in done.stderr
@@ -242,35 +270,35 @@ def test_a_release_that_is_not_better_is_refused_with_the_numbers(scratch):
     assert not (scratch / "releases").exists()
 
 
-def test_without_a_champion_there_is_nothing_to_be_better_than(scratch):
-    done = hilbert("release", "quick", "--name", "other", "--require-better", "--trial", "t001", folder=scratch)
+def test_without_a_champion_there_is_nothing_to_be_better_than(here, scratch):
+    done = here("release", "quick", "--name", "other", "--require-better", "--trial", "t001", folder=scratch)
     assert done.returncode == 0, done.stderr
     assert "has no champion yet" in done.stderr
     assert done.stdout.splitlines()[0] == "models:/other/1"
 
 
-def test_the_champion_is_trained_on_the_new_study_s_folds_where_they_differ(scratch, demo_store):
+def test_the_champion_is_trained_on_the_new_study_s_folds_where_they_differ(here, scratch, demo_store):
     write_study(scratch, database=False, features=str(demo_store), study="later", trials=1, folds={"n_splits": 2})
     (scratch / "study.yaml").write_text((scratch / "study.yaml").read_text().replace("trials: 2", "trials: 1"))
     assert hilbert("sweep", "study.yaml", folder=scratch).returncode == 0
-    done = hilbert("release", "later", "--name", "affect", "--require-better", folder=scratch)
+    done = here("release", "later", "--name", "affect", "--require-better", folder=scratch)
     assert done.returncode == 1, done.stderr
     assert "folds of the champion's configuration" in done.stderr
     assert "t000 against models:/affect/1 on the same folds: AUC" in done.stderr
     assert versions(scratch) == [("1", True)]
 
 
-def test_an_ensemble_is_the_fold_models_of_the_sweep(scratch, demo_store):
-    done = hilbert("release", "quick", "--name", "affect", "--how", "ensemble", "--output", "mine", folder=scratch)
+def test_an_ensemble_is_the_fold_models_of_the_sweep(here, scratch, demo_store):
+    done = here("release", "quick", "--name", "affect", "--how", "ensemble", "--output", "mine", folder=scratch)
     assert done.returncode == 0, done.stderr
     assert versions(scratch) == [("1", False), ("2", True)]
     made = Release.load(scratch / "mine")
     assert len(made.members) == 3
     assert made.made["reproduced_within"] == 0.0  # each predicts its held-out documents as the sweep recorded, to a bit
-    refused = hilbert("predict", "mine", demo_store, "--output", "p.csv", "--embeddings", folder=scratch)
+    refused = here("predict", "mine", demo_store, "--output", "p.csv", "--embeddings", folder=scratch)
     assert refused.returncode == 2
     assert "has no one embedding" in refused.stderr
-    assert hilbert("predict", "mine", demo_store, "--output", "p.csv", folder=scratch).returncode == 0
+    assert here("predict", "mine", demo_store, "--output", "p.csv", folder=scratch).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -283,19 +311,19 @@ def test_an_ensemble_is_the_fold_models_of_the_sweep(scratch, demo_store):
         (("quick", "--name", "a", "--features", "elsewhere"), "elsewhere: no such feature store"),
     ],
 )
-def test_wrong_requests_are_one_message(released, arguments, message):
-    done = hilbert("release", *arguments, folder=released)
+def test_wrong_requests_are_one_message(here, released, arguments, message):
+    done = here("release", *arguments, folder=released)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_features_that_have_changed_are_refused(released, demo_store, tmp_path):
+def test_features_that_have_changed_are_refused(here, released, demo_store, tmp_path):
     other = shutil.copytree(demo_store, tmp_path / "store")
     FeatureStore.open(other).with_documents(
         FeatureStore.open(other).documents.assign(adult=["no", "yes"] * 62 + ["no"])
     )
-    done = hilbert("release", "quick", "--name", "a", "--features", str(other), folder=released)
+    done = here("release", "quick", "--name", "a", "--features", str(other), folder=released)
     assert done.returncode == 2
     assert "have changed since the study 'quick' was run" in done.stderr
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,24 +12,38 @@ import pandas as pd
 import plotly.graph_objects
 import pytest
 from browser import chromium, screenshot
+from contests import TASKS, make, table, write
 from plotly.offline import get_plotlyjs
-from recorded import Recorded, Trial, fold_aucs, predictions, record, study_files
+from recorded import Recorded, Trial, artifacts_of, fold_aucs, predictions, record, study_files
 from rich.console import Console
+from sklearn.metrics import log_loss, roc_auc_score
 from sweeps import hilbert, write_study
 
+from hilbert.calibration import fit_calibrator
 from hilbert.errors import InputError
-from hilbert.metrics import auc, expected_calibration_error
-from tune.comparison import cells, headings, ranking, show
+from hilbert.metrics import (
+    auc,
+    bbc_cv,
+    brier,
+    corrected_resampled_ttest,
+    expected_calibration_error,
+    holm,
+    pooled_auc,
+)
+from tune.choice import by_hand, choose, record_choice
+from tune.comparison import ALL_TASKS, cells, headings, ranking, show
+from tune.contest import best_trial
 from tune.importance import NoImportance, importances
 from tune.report import write_report
-from tune.report.predicted import by_task, calibration, confusion, roc
+from tune.report.calibrated import calibrated
+from tune.report.predicted import by_task, calibration, confusion, mean_interval, of_trial, roc
 from tune.space import Choices, Range
 from tune.tracking import connect, read_study
 
 pytestmark = pytest.mark.timeout(400)
 
-SECTIONS = ["summary", "leaderboard", "folds", "importance", "slices", "winner", "tasks", "cost", "excluded", "data"]
-SECTIONS.append("repeat")
+SECTIONS = ["summary", "leaderboard", "folds", "importance", "slices", "winner", "calibration", "tasks", "cost"]
+SECTIONS += ["excluded", "data", "repeat"]
 AUC = re.compile(r"\d\.\d{4}(?: ± \d\.\d{4})?")
 ODD = ["<b>bold</b>", "<script>window.hurt=1</script>", "a&amp;b </script>"]
 
@@ -105,7 +120,7 @@ def test_the_numbers_are_those_of_compare_to_the_digit(swept):
     head, *rows = page.tables["Leaderboard"]
     assert head[: len(headings(study))] == headings(study)
     assert [row[: len(headings(study))] for row in rows] == [cells(row, study) for _, row in ranking(study).iterrows()]
-    shown = Counter(number for row in rows for cell in row for number in AUC.findall(cell))
+    shown = Counter(number for row in rows for cell in row[: len(headings(study))] for number in AUC.findall(cell))
     assert sum(shown.values()) >= 16
     assert shown == Counter(AUC.findall(printed))
 
@@ -244,12 +259,13 @@ def test_the_heat_map_tells_undefined_from_failed_from_not_run(odd):
 def test_the_winners_interval_resamples_groups_and_the_rest_is_of_its_predictions(odd):
     _, _, _, page = odd
     rows = {row[0]: row for row in page.tables["The winner by task"][1:]}
+    assert list(rows) == [ALL_TASKS, *CLASSES]
     assert [rows[task][1] for task in CLASSES] == ["binary", "multiclass", "regression"]
-    assert [rows[task][3] for task in CLASSES] == ["3 of 3", "2 of 3", "3 of 3"]
-    assert {row[6] for row in rows.values()} == {"23"}
+    assert [rows[task][4] for task in CLASSES] == ["3 of 3", "2 of 3", "3 of 3"]
+    assert [rows[task][2] for task in CLASSES] == ["23"] * 3
     groups = {f"secret{number:03d}": f"g{number // 2}" for number in range(24)}
     low, high = by_task(predictions(CLASSES), ["age"], groups)["age"].interval()
-    assert rows["age"][5] == f"{low:.4f} to {high:.4f}"
+    assert rows["age"][5].split("\n")[1] == f"{low:.4f} to {high:.4f}"
     assert [row[0] for row in page.tables["Other measures of the winner by task"][1:]] == ["affect", "kind"]
 
 
@@ -294,7 +310,7 @@ def test_names_are_shown_letter_by_letter(tmp_path):
     assert page.tags["b"] == text.count('<b class="')
     classes = {row[2] for row in page.tables["Documents by class"][1:]}
     assert classes == set(ODD)
-    assert page.tables["The winner by task"][1][0] == "<i>task</i>"
+    assert page.tables["The winner by task"][2][0] == page.tables["What the winner is worth"][2][0] == "<i>task</i>"
     drawn = look_at(tmp_path / "report.html", tmp_path, figures=4, widths=(390,))
     assert any("<b>bold</b>" in found for found in drawn)
     assert any(ODD[2][:10] in found for found in drawn)
@@ -310,7 +326,7 @@ def test_one_configuration_and_nothing_searched(tmp_path):
     assert "A single configuration was tried" in text
     assert "looks better than it is" not in text
     assert "every document is counted once in each repeat" in text
-    assert page.tables["The winner by task"][1][6] == "23"
+    assert page.tables["The winner by task"][1][2] == "23"
 
 
 def test_an_older_study_without_files_says_what_is_missing(tmp_path):
@@ -321,6 +337,8 @@ def test_an_older_study_without_files_says_what_is_missing(tmp_path):
     assert "The study file (study/study.yaml) was not recorded" in text
     assert "its held-out predictions can't be had" in text.lower()
     assert "can't be shown here" in text
+    assert "What to expect can't be told: the study's splits and data are not recorded with it" in text
+    assert page.tables["Leaderboard"][0][-1] == "loss.cka"
     assert "Too few configurations have a result: 3. Importances need 8 or more." in text
 
 
@@ -443,3 +461,305 @@ def test_a_repeat_is_told_by_how_often_a_document_was_held_out():
     found = by_task(predictions({"b": ["no", "yes"]}, repeats=3), ["b"], None)["b"]
     assert np.bincount(found.repeats).tolist() == [24, 24, 24]
     assert (found.folds // 3 == found.repeats).all()
+
+
+# ---- the winner without the luck of its choice -----------------------------------------------------------------------
+
+
+def bounds(text):
+    """The numbers of a cell."""
+    return [float(number) for number in re.findall(r"\d\.\d{4}", text)]
+
+
+def test_the_corrected_numbers_are_those_of_the_predictions_in_mlflow(swept):
+    """A real sweep: everything again from the artifacts, without `tune.evidence`."""
+    folder, _, client, _, page = swept
+    study = read_study(client, "quick")
+    tables = {
+        row["trial"]: pd.read_parquet(artifacts_of(client, row["run"]) / "predictions.parquet")
+        for _, row in study.trials.iterrows()
+    }
+    splits = pd.read_csv(folder / "mlartifacts" / "quick" / "study" / "splits.csv", dtype=str, keep_default_na=False)
+    labels, scores, kinds = {}, {}, {}
+    for task in study.tasks:
+        first = tables[0][tables[0]["task"] == task]
+        classes = first["class"].unique().tolist()
+        shown = first.drop_duplicates("document_id").set_index("document_id")["label"].loc[splits["document_id"]]
+        labels[task] = shown.map({name: float(number) for number, name in enumerate(classes)}).to_numpy(float)
+        wide = [
+            one[one["task"] == task].pivot(index="document_id", columns="class", values="score")
+            for one in tables.values()
+        ]
+        scores[task] = np.array([[one.loc[splits["document_id"], classes].to_numpy()] for one in wide])
+        kinds[task] = "binary" if len(classes) == 2 else "multiclass"
+    groups = splits["group_id"].where(splits["group_id"].ne(""), splits["document_id"]).tolist()
+    found = bbc_cv(labels, scores, kinds, groups=groups)
+    rows = {row[0]: row for row in page.tables["What the winner is worth"]}
+    for name, expected in {ALL_TASKS: found.objective, **found.tasks}.items():
+        assert bounds(rows[name][2]) == [round(value, 4) for value in (expected.corrected, *expected.interval)]
+        assert rows[name][1:] == next(row for row in page.tables["The winner by task"] if row[0] == name)[-2:]
+    winner = int(ranking(study)["trial"].iloc[0])
+    known = ~np.isnan(labels["gender"])
+    raw = roc_auc_score(labels["gender"][known], scores["gender"][winner, 0, known, 1])
+    assert bounds(rows["gender"][1])[0] == pytest.approx(raw, abs=6e-5)
+    target = found.objective
+    publish = f"Publish {target.corrected:.4f} (95 % interval {target.interval[0]:.4f} to {target.interval[1]:.4f})"
+    assert f"{publish}, not {bounds(rows[ALL_TASKS][1])[0]:.4f}:" in words(page)
+    assert "of the best of 2 configurations on new people" in words(page)
+
+
+@pytest.mark.parametrize("objective", ["mean_auc", "affect"])
+def test_the_number_to_publish_is_the_objectives(tmp_path, objective):
+    made = make([0.9, 1.0, 0.2, 0.8], objective=objective, group=2, abandoned={3: [0, 2]}, failed={2: [1]})
+    page = report(write(made, tmp_path), "made", tmp_path)[1]
+    kept = [0, 1, 3]  # in which no fold failed
+    found = bbc_cv(
+        made.labels,
+        {task: values[kept] for task, values in made.scores.items()},
+        {task: spec.kind for task, spec in TASKS.items()},
+        task=objective if objective in TASKS else None,
+        groups=made.groups,
+    )
+    head, *rows = page.tables["What the winner is worth"]
+    assert head == ["AUC", "pooled", "bias-corrected"]
+    assert [row[0] for row in rows] == [*([ALL_TASKS] if objective == "mean_auc" else []), *TASKS]
+    assert {row[0]: bounds(row[2])[0] for row in rows if row[0] in TASKS} == {
+        task: round(one.corrected, 4) for task, one in found.tasks.items()
+    }
+    assert f"Publish {found.objective.corrected:.4f} (95 % interval" in words(page)
+    assert "of the best of 3 configurations" in words(page)
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_interval_of_the_mean_resamples_groups_in_all_tasks_alike(repeats):
+    made = make([1.0], repeats=repeats, n_splits=3, group=2)
+    parts = of_trial(made, 0)
+    for found in parts.values():
+        assert mean_interval([found]) == pytest.approx(found.interval(), abs=1e-12)
+    codes = np.array([made.groups.index(group) for group in made.groups]) // 2  # 0, 0, 1, 1, ...
+    draws = np.random.Generator(np.random.PCG64(0)).multinomial(20, np.full(20, 1 / 20), size=1000)[:200]
+    values = []
+    for draw in draws:
+        rows = np.repeat(np.arange(40), draw[codes])
+        aucs = [
+            pooled_auc(
+                [made.labels[task][rows]] * repeats,
+                [made.scores[task][0, repeat][rows] for repeat in range(repeats)],
+                spec.kind,
+                repeats=list(range(repeats)),
+            )
+            for task, spec in TASKS.items()
+        ]
+        values.append(np.mean(aucs))
+    low, high = mean_interval(list(parts.values()))
+    assert np.quantile(values, [0.025, 0.975]) == pytest.approx([low, high], abs=0.02)
+    assert low < np.mean(values) < high
+    alone = [found.interval() for found in parts.values()]
+    assert high - low < np.mean([end - start for start, end in alone])
+
+
+@pytest.mark.parametrize("shape", [{"repeats": 3, "n_splits": 2}, {"group": 4, "abandoned": {0: [1, 2]}}])
+def test_predictions_are_the_same_from_the_evidence_and_from_the_file(shape):
+    made = make([0.5, 0.5], documents=30, **shape)
+    groups = dict(zip(made.documents, made.groups, strict=True))
+    written = by_task(table(made, 0).sample(frac=1, random_state=0), list(TASKS), groups)
+    for task, found in of_trial(made, 0).items():
+        other = written[task]
+        order = [other.classes.index(name) for name in found.classes]  # in a file as they come
+        assert (found.kind, found.documents, found.groups) == (other.kind, other.documents, other.groups)
+        np.testing.assert_array_equal(found.folds, other.folds)
+        if "abandoned" not in shape:  # else the file can't tell the repeat
+            np.testing.assert_array_equal(found.repeats, other.repeats)
+        np.testing.assert_array_equal(found.scores, other.scores[:, order] if order else other.scores)
+        known = found.labelled
+        np.testing.assert_array_equal(known, other.labelled)
+        renamed = [found.classes.index(other.classes[int(y)]) if order else y for y in other.labels[known]]
+        np.testing.assert_array_equal(found.labels[known], renamed)
+
+
+class Counting:
+    """A client that counts what it downloads."""
+
+    def __init__(self, client):
+        self._client, self.downloads = client, Counter()
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+    def download_artifacts(self, run, path, *rest):
+        self.downloads[run, path] += 1
+        return self._client.download_artifacts(run, path, *rest)
+
+
+def test_no_runs_artifact_is_downloaded_twice(tmp_path):
+    client = Counting(write(make([1.0, 0.5, 0.4], failed={2: [0]}), tmp_path))
+    report(client, "made", tmp_path)
+    assert {path for _, path in client.downloads} == {"predictions.parquet", "configuration.json", "error.txt"}
+    assert set(client.downloads.values()) == {1}
+
+
+@pytest.mark.parametrize("gone", ["all", "winner", "other", "splits"])
+def test_what_cannot_be_had_is_said_in_a_line_and_the_report_is_made(tmp_path, gone):
+    made = make([1.5, 0.2, 0.4], documents=60)
+    client = write(made, tmp_path)
+    winner = best_trial(made)
+    runs = dict(read_study(client, "made").trials[["trial", "run"]].itertuples(index=False))
+    out = {"all": runs, "winner": [winner], "other": [next(trial for trial in runs if trial != winner)], "splits": []}
+    for trial in out[gone]:
+        (artifacts_of(client, runs[trial]) / "predictions.parquet").unlink()
+    if gone == "splits":
+        (tmp_path / "mlartifacts" / "study" / "splits.csv").unlink()
+    text, page = report(client, "made", tmp_path)
+    told = words(page)
+    assert page.sections == SECTIONS
+    reason = {
+        "all": "the configurations' held-out predictions can't be had from MLflow",
+        "winner": "no complete configuration has both a value of the objective and predictions",
+        "splits": "('hilbert sync made' records them, where the sweep ran)",
+    }
+    if gone == "other":
+        assert f"Left out, since their predictions can't be had: t{out[gone][0]:03d}." in told
+        assert "of the best of 2 configurations" in told
+    else:
+        assert f"What to expect can't be told: {'' if gone == 'splits' else reason[gone]}" in told
+        assert "Don't read them as the AUC to expect of new people." in told
+        assert told.count(reason[gone]) == 3  # summary, leaderboard, by task
+        assert page.tables["What the winner is worth"][0] == ["AUC", "pooled"]
+        assert "behind" not in "".join(page.tables["Leaderboard"][0])
+    assert ("How much calibration helps" in page.tables) == (gone in {"other", "splits"})
+    assert str(tmp_path) not in text.replace(get_plotlyjs(), "")
+    assert "secret" not in text.replace(get_plotlyjs(), "")
+
+
+# ---- who is as good, and what was selected ---------------------------------------------------------------------------
+
+
+def test_the_leaderboard_tells_how_far_behind_the_others_are(tmp_path):
+    made = make([1.5, 1.4, 0.0, 0.9, 0.5], documents=120, n_splits=6, abandoned={3: [0, 2, 5]}, failed={4: [1]}, seed=3)
+    page = report(write(made, tmp_path), "made", tmp_path)[1]
+    winner = best_trial(made)
+    mine, others = made.fold_scores(winner), [trial for trial in (0, 1, 2, 3) if trial != winner]
+    differences = {
+        trial: [a - b for a, b in zip(mine, made.fold_scores(trial), strict=True) if b is not None] for trial in others
+    }
+    p = [corrected_resampled_ttest(values, test_fraction=1 / 6).p for values in differences.values()]
+    adjusted = dict(zip(others, holm(p), strict=True))
+    head, *rows = page.tables["Leaderboard"]
+    place = head.index("behind the\nwinner (folds)")
+    assert head[place + 1] == "p, Holm"
+    shown = {int(row[1][1:]): row[place : place + 2] for row in rows}
+    assert shown.pop(winner) == shown.pop(4) == ["", ""]
+    for trial, (difference, level) in shown.items():
+        assert difference == f"{np.mean(differences[trial]):.4f}\n({len(differences[trial])})"
+        assert level == (f"{adjusted[trial]:.3f}" if adjusted[trial] >= 0.001 else "< 0.001")
+    assert adjusted[2] < 0.05 <= adjusted[1 - winner]
+    text = words(page)
+    alike = [f"t{trial:03d}" for trial in others if adjusted[trial] >= 0.05]
+    assert f"Not distinguishable from t{winner:03d}: {', '.join(alike)}. Worse: " in text
+    assert "Not compared: t004." in text
+    assert "adjusted by Holm for 3 comparisons, at 0.05" in text
+
+
+def test_what_was_selected_is_told_with_its_reasons(tmp_path):
+    made = make([1.0, 0.8])
+    client = write(made, tmp_path)
+    winner = best_trial(made)
+    assert "selected" not in words(report(client, "made", tmp_path)[1])
+    record_choice(client, "made", choose(made, "best").choice)
+    text = words(report(client, "made", tmp_path)[1])
+    assert f"t{winner:03d} was also selected for use." in text
+    assert f"t{winner:03d} was selected for use by best: rank 1 of 2 by cv/auc_mean" in text
+    record_choice(client, "made", by_hand(made.study, 1 - winner, because="it is <i>mine</i>.").choice)
+    text, page = report(client, "made", tmp_path)
+    assert f"Selected for use is another one, t{1 - winner:03d}; the figures here are the best one's." in words(page)
+    assert f"t{1 - winner:03d} was selected for use: chosen by hand, rank 2 of 2" in words(page)
+    assert "it is <i>mine</i>." in words(page)
+    assert "<i>mine" not in text
+    runs = dict(read_study(client, "made").trials[["trial", "run"]].itertuples(index=False))
+    client.delete_run(runs[1 - winner])
+    assert "selected" not in words(report(client, "made", tmp_path)[1])
+
+
+# ---- calibration -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sure(tmp_path_factory):
+    """A study whose affect is far too sure of itself, and its report."""
+    made = make([1.2, 0.3], documents=150, repeats=2, group=2, seed=5)
+    sharper = made.scores["affect"] ** 4
+    made.scores["affect"][:] = sharper / sharper.sum(3, keepdims=True)
+    folder = tmp_path_factory.mktemp("sure")
+    return made, report(write(made, folder), "made", folder)[1]
+
+
+def cross_fitted(made, task, trial, method):
+    """[R, N, C], from the definition."""
+    scores, groups = made.scores[task][trial], np.array(made.groups)
+    found = np.empty_like(scores)
+    for fold in range(made.folds):
+        repeat, own = fold // made.n_splits, made.fold_of[fold // made.n_splits] == fold
+        others = ~np.isin(groups, groups[own])
+        y, p = np.tile(made.labels[task][others], made.repeats), np.concatenate(list(scores[:, others]))
+        weights = np.full(len(y), 1 / made.repeats)
+        found[repeat, own] = fit_calibrator(y, p, method=method, weights=weights)(scores[repeat, own])
+    return found
+
+
+def test_how_much_calibration_helps_is_cross_fitted(sure):
+    made, page = sure
+    head, *rows = page.tables["How much calibration helps"]
+    assert head[:5] == ["task", "method", "Brier score", "calibration error", "log loss"]
+    assert [row[0] for row in rows] == ["affect", "kind"]
+    trial = best_trial(made)
+    assert rows[0][1] == "temperature"
+    for row, task in zip(rows, ("affect", "kind"), strict=True):
+        kind, y = made.tasks[task].kind, made.labels[task]
+        known = ~np.isnan(y)
+        shown = [[float(number) for number in cell.split(" → ")] for cell in row[2:5]]
+        stages = [made.scores[task][trial], cross_fitted(made, task, trial, row[1])]
+        for stage, scores in enumerate(stages[: len(shown[0])]):
+            expected = np.mean(
+                [
+                    [
+                        brier(y[known], one[known], kind),
+                        expected_calibration_error(y[known], one[known], kind),
+                        log_loss(y[known], one[known], labels=range(one.shape[1])),
+                    ]
+                    for one in scores
+                ],
+                axis=0,
+            )
+            assert [pair[stage] for pair in shown] == pytest.approx(expected, abs=6e-5)
+        assert len(shown[0]) == (1 if row[1] == "none" else 2)
+    assert rows[0][4].split(" → ")[0] > rows[0][4].split(" → ")[1]
+    assert "nobody has a say in their own calibration" in words(page)
+
+
+def test_the_calibrated_curve_is_drawn_where_calibration_helps(sure):
+    made, page = sure
+    drawn = [
+        figure["data"]
+        for figure in page.figures
+        if "predicted probability" in str(figure["layout"]["xaxis"].get("title"))
+    ]
+    assert len(drawn) == 1
+    assert [trace.get("name") for trace in drawn[0]] == [None, "as predicted", "calibrated, cross-fitted"]
+    trial = best_trial(made)
+    known = ~np.isnan(made.labels["affect"])
+    for trace, scores in zip(
+        drawn[0][1:],
+        (made.scores["affect"][trial], cross_fitted(made, "affect", trial, "temperature")),
+        strict=True,
+    ):
+        p, y = scores[:, known, 1].ravel(), np.tile(made.labels["affect"][known], 2)
+        bins = np.clip((p * 10).astype(int), 0, 9)
+        assert trace["x"] == pytest.approx([p[bins == one].mean() for one in np.unique(bins)])
+        assert trace["y"] == pytest.approx([y[bins == one].mean() for one in np.unique(bins)])
+
+
+def test_what_has_no_labels_or_no_classes_is_not_calibrated():
+    parts = of_trial(make([1.0]), 0)
+    assert calibrated(parts["age"]) is None
+    empty = replace(parts["affect"], labels=np.full(len(parts["affect"].labels), np.nan))
+    assert calibrated(empty) is None

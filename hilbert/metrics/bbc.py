@@ -77,11 +77,11 @@ def bbc_cv(
 
     Configurations without all predictions, such as those that racing gave up, can't be left out: the others are then
     already the survivors of a choice that saw all documents, and look too good. Nor can they be scored on the documents
-    that they have: the fewer, the more luck. So in each resample each is completed by the predictions of a complete
-    configuration, drawn at random: at random, since the luck of the one that is best in the resample would let them win
-    too often, by documents on which they were bad enough to be given up. Before that their scores are put on its
-    scale: the k-th smallest of a repeat (and class) becomes the k-th smallest of the other's on the same documents.
-    Where they have no prediction at all there is nothing to choose.
+    that they have: the fewer, the more luck. So each is completed by the predictions of complete configurations drawn
+    at random, a fifth of the resamples each: at random, since the luck of the one that is best in the resample would
+    let them win too often, by documents on which they were bad enough to be given up. Before that their scores are put
+    on its scale: the k-th smallest of a repeat (and class) becomes the k-th smallest of the other's on the same
+    documents. Where they have no prediction at all there is nothing to choose.
 
     Args:
         labels: of each task, [N], NaN where missing.

@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from hilbert.metrics.ranking import weighted_auc
 from hilbert.metrics.shapes import FEWEST_DEFINED, Array, Kind, labelled
 
 Numbers = NDArray[np.int64]
 _NOBODY = -1
+_DRAWS = 5
+"""How many stand-ins a configuration without all predictions gets, each for as many of the resamples."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def draw(codes: Numbers, labelled_documents: NDArray[np.bool_], resamples: int, 
 def choose(table: Table, candidates: Numbers, inside: Array, seed: int) -> Choice:
     """The best of the candidates in each resample, `inside` [B, N].
 
-    A candidate without all predictions is completed, anew in each resample, by those of a complete candidate drawn at
-    random. Why at random: see `hilbert.metrics.bbc_cv`.
+    A candidate without all predictions is completed by those of complete candidates drawn at random, a fifth of the
+    resamples each. Why at random: see `hilbert.metrics.bbc_cv`.
     """
     complete = candidates[table.complete[candidates]]
     partial = candidates[~(table.complete | table.empty)[candidates]]
@@ -125,8 +126,9 @@ def choose(table: Table, candidates: Numbers, inside: Array, seed: int) -> Choic
     best[usable], winners[usable] = values[:, usable].max(0), complete[values[:, usable].argmax(0)]
     stand_ins = winners.copy()
     generator = np.random.Generator(np.random.PCG64([seed, 1]))
+    turn = np.arange(len(inside)) * _DRAWS // len(inside)
     for one in partial.tolist():
-        drawn = complete[generator.integers(len(complete), size=len(inside))]
+        drawn = complete[generator.integers(len(complete), size=_DRAWS)][turn]
         for stand_in in np.unique(drawn).tolist():
             rows = np.flatnonzero(drawn == stand_in)
             value = table.worth(one, inside[rows], stand_in)
@@ -172,15 +174,13 @@ def _predictions(part: Part, configuration: int, stand_in: int) -> Iterator[Arra
 
 def _completed(own: Array, stand_in: Array, has: NDArray[np.bool_]) -> Array:
     """The stand-in's scores, [n] or [n, C], but in the configuration's own order among the documents that it has."""
-    filled = stand_in.copy()
-    if has.any():
-        places = rankdata(own[has], axis=0) - 1
-        values = np.sort(stand_in[has], axis=0)
-        if own.ndim == 1:
-            filled[has] = np.interp(places, np.arange(len(values)), values)
-        else:
-            columns = [np.interp(p, np.arange(len(v)), v) for p, v in zip(places.T, values.T, strict=True)]
-            filled[has] = np.column_stack(columns)
+    if own.ndim == 2:
+        return np.column_stack([_completed(*column, has) for column in zip(own.T, stand_in.T, strict=True)])
+    filled, mine, values = stand_in.copy(), own[has], np.sort(stand_in[has])
+    if len(mine):
+        ascending = np.sort(mine)
+        places = (ascending.searchsorted(mine, "left") + ascending.searchsorted(mine, "right") - 1) / 2  # ties: middle
+        filled[has] = np.interp(places, np.arange(len(values)), values)
     return filled
 
 

@@ -2,7 +2,8 @@
 
 Two configurations are compared on the same folds (`corrected_resampled_ttest`, `wilcoxon`) or on the same documents
 (`delong`); who makes several comparisons adjusts their p-values (`holm`). The configurations must have been named
-before their results were seen: the winner of a search is judged by `hilbert.metrics.bbc_cv`.
+before their results were seen: the winner of a search is judged by `hilbert.metrics.bbc_cv`, and against a champion by
+`hilbert.metrics.promotion`.
 
 Notation: F folds, N documents, m of class 1 and n of class 0. p-values are two-sided.
 """

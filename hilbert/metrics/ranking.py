@@ -35,7 +35,7 @@ def auc(y: ArrayLike, scores: ArrayLike, kind: Kind) -> float | None:
 
 
 def weighted_auc(y: Array, scores: Array, kind: Kind, weights: Array) -> Array:
-    """The AUC of each resample, NaN where undefined: weights [B, N] say how often it holds each document; [B]."""
+    """The AUC of each resample, NaN where undefined, [B]; weights [B, N], whole numbers: how often it holds each."""
     if kind != "multiclass":
         return _concordance(y, scores, weights)
     one_vs_rest = [_concordance((y == c).astype(np.float64), column, weights) for c, column in enumerate(scores.T)]

@@ -86,7 +86,7 @@ def held_out_counts(material: Material, task: str) -> pd.DataFrame | None:
     if counts is None:
         return None
     rows = counts[(counts["part"] == "held_out") & (counts["task"] == task)]
-    table = rows.pivot_table(index="fold", columns="class", values="documents", aggfunc="sum", sort=False)
+    table = rows.pivot_table(index="fold", columns="class", values="documents", aggfunc="sum", sort=False, fill_value=0)
     classes = list((data or {}).get("tasks", {}).get(task, {}).get("classes") or {})
     if classes and not set(table.columns) <= set(classes):  # numbers, not names
         table.columns = [classes[int(name)] for name in table.columns]

@@ -91,7 +91,7 @@ class Material:
                 "the study's splits and data are not recorded with it, or can't be had"
                 f" ('hilbert sync {self.study.name}' records them, where the sweep ran)"
             )
-        return "the configurations' held-out predictions can't be had (their artifacts in MLflow)"
+        return "the configurations' held-out predictions can't be had from MLflow, or don't fit the study's splits"
 
     @property
     def folds(self) -> list[int]:

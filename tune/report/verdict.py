@@ -108,7 +108,7 @@ def caution(material: Material, verdict: Verdict, found: Sequence[Worth]) -> str
     if material.winner is None:
         return ""
     if len(material.ranking) == 1:
-        return "A single configuration was tried: its numbers were not used to choose it among others."
+        return "A single configuration was tried: its numbers chose nothing, and can be published."
     text = "The best of many looks better than it is: these same numbers were used to pick it. "
     if verdict.corrected is None:
         text += "Don't read them as the AUC to expect of new people."
@@ -193,7 +193,7 @@ def selection(material: Material) -> str:
     if chosen is None:
         return ""
     how = "" if chosen.rule == BY_HAND else f" by {chosen.rule}"
-    return f"{trial_name(chosen.trial)} was selected for use{how}: {chosen.reasons}"
+    return f"{trial_name(chosen.trial)} was selected for use{how}: {chosen.reasons.rstrip('.')}."
 
 
 def chosen_in_short(material: Material) -> str:
