@@ -537,7 +537,7 @@ def test_the_interval_of_the_mean_resamples_groups_in_all_tasks_alike(repeats):
     for found in parts.values():
         assert mean_interval([found]) == pytest.approx(found.interval(), abs=1e-12)
     codes = np.array([made.groups.index(group) for group in made.groups]) // 2  # 0, 0, 1, 1, ...
-    draws = np.random.Generator(np.random.PCG64(0)).multinomial(20, np.full(20, 1 / 20), size=1000)[:200]
+    draws = np.random.Generator(np.random.PCG64(0)).multinomial(20, np.full(20, 1 / 20), size=1000)
     values = []
     for draw in draws:
         rows = np.repeat(np.arange(40), draw[codes])
@@ -550,12 +550,9 @@ def test_the_interval_of_the_mean_resamples_groups_in_all_tasks_alike(repeats):
             )
             for task, spec in TASKS.items()
         ]
-        values.append(np.mean(aucs))
-    low, high = mean_interval(list(parts.values()))
-    assert np.quantile(values, [0.025, 0.975]) == pytest.approx([low, high], abs=0.02)
-    assert low < np.mean(values) < high
-    alone = [found.interval() for found in parts.values()]
-    assert high - low < np.mean([end - start for start, end in alone])
+        if None not in aucs:
+            values.append(np.mean(aucs))
+    assert np.quantile(values, [0.025, 0.975]) == pytest.approx(mean_interval(list(parts.values())), abs=1e-9)
 
 
 @pytest.mark.parametrize("shape", [{"repeats": 3, "n_splits": 2}, {"group": 4, "abandoned": {0: [1, 2]}}])

@@ -34,6 +34,13 @@ def predictions(
         for task, spec in tasks.items():
             classes = spec.classes or ("",)
             for name, label, scores in zip(names, record.labels[task], record.scores[task], strict=True):
-                shown = None if label is None else spec.classes[int(label)] if spec.classes else f"{label:g}"
+                shown = _shown(label, spec)
                 rows += [(name, record.fold, task, shown, c, s) for c, s in zip(classes, scores, strict=True)]
     return pd.DataFrame(rows, columns=["document_id", "fold", "task", "label", "class", "score"])
+
+
+def _shown(label: float | None, spec: TaskConfig) -> str | None:
+    """A label as text, every digit of a number kept."""
+    if label is None:
+        return None
+    return spec.classes[int(label)] if spec.classes else repr(label).removesuffix(".0")

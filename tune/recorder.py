@@ -336,16 +336,16 @@ class Recorder:
         return {key: place for place, key in enumerate(sorted(ranked, key=ranked.__getitem__), start=1)}
 
     def _write_ranks(self) -> None:
-        """Brings the first line of every note up to date."""
+        """Brings the first line of every note up to date, and keeps what was added below it meanwhile."""
         ranks = self._ranks(self.finished)
         for key, found in self.finished.items():
-            _, _, body = found.note.partition("\n")
             if found.summary is None:
                 continue
-            note = f"{rank_line(found.summary, self.study.objective, ranks.get(key), len(ranks))}\n{body}"
-            if note != found.note:
-                self.client.set_tag(found.run, NOTE, note)
-                found.note = note
+            line = rank_line(found.summary, self.study.objective, ranks.get(key), len(ranks))
+            if line != found.note.partition("\n")[0]:
+                current = self.client.get_run(found.run).data.tags.get(NOTE, found.note)
+                found.note = "\n".join([line, current.partition("\n")[2]])
+                self.client.set_tag(found.run, NOTE, found.note)
 
     def _tags(self, proposal: Proposal) -> dict[str, str]:
         return {

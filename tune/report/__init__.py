@@ -1,6 +1,7 @@
 """`hilbert report`: a study as one HTML file that needs no network, for a supervisor or a paper's appendix.
 
-`material` reads MLflow, `predicted` and `tables` compute, `figures` draws, `page` puts it together.
+`material` reads MLflow; `predicted`, `calibrated` and `verdict` compute; `tables` and `data` tell, `figures` draws, and
+`page` puts it together.
 """
 
 import os
