@@ -22,8 +22,8 @@ import sys
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 print(cluster.address, flush=True)
-for _ in sys.stdin:
-    print(cluster.add_node(num_cpus=1).all_processes["raylet"][0].process.pid, flush=True)
+for cpus in sys.stdin:
+    print(cluster.add_node(num_cpus=int(cpus)).all_processes["raylet"][0].process.pid, flush=True)
 """
 
 
@@ -154,7 +154,7 @@ class Server:
 
 
 class RayCluster:
-    """A Ray cluster on this machine, of nodes with one CPU each; it outlives the sweeps that use it.
+    """A Ray cluster on this machine, whose head has one CPU; it outlives the sweeps that use it.
 
     Its temporary folder is its own, where no other Ray on this machine finds it: it is reached by its address alone.
     """
@@ -184,10 +184,10 @@ class RayCluster:
         end(self.process)
         self.folder.cleanup()
 
-    def add_node(self) -> int:
+    def add_node(self, cpus: int = 1) -> int:
         """Lets a node join; returns the process id of its raylet."""
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{cpus}\n")
         self.process.stdin.flush()
         self.nodes += 1
         return int(self._answer(self.nodes))

@@ -25,7 +25,7 @@ HILBERT = [
 ]
 TUNE = [
     {"options", "bars", "space", "formats", "racing", "guard", "provenance"},
-    {"job", "search", "study_file", "importance", "estimates"},
+    {"job", "search", "study_file", "importance", "estimates", "room"},
     {"predictions", "plots", "selection", "ledger", "archive"},
     {"tracking", "scheduling", "plan", "entries", "notes"},
     {"evidence"},

@@ -20,7 +20,7 @@ class Clock:
 def progress(*, terminal=False, **changes):
     clock = Clock()
     console = Console(file=io.StringIO(), width=160, force_terminal=terminal, color_system=None)
-    options = {"jobs": 40, "folds": 4, "trials": 10, "objective": "mean_auc", "workers": 2} | changes
+    options = {"jobs": 40, "folds": 4, "trials": 10, "objective": "mean_auc", "workers": lambda: 2} | changes
     return SweepProgress(console=console, clock=clock, **options), clock
 
 

@@ -156,6 +156,11 @@ class Ledger:
         return sum(len(trial.running) for trial in self.trials.values())
 
     @property
+    def left(self) -> int:
+        """How many fold jobs of the configurations that are open are out or wait."""
+        return sum(len(trial.running) + len(trial.pending) for trial in self.trials.values())
+
+    @property
     def finished(self) -> bool:
         """Whether nothing is out, and nothing will be handed out any more."""
         return not self.out and (self.stopped or (self.exhausted and not self.trials))

@@ -28,7 +28,7 @@ class SweepProgress:
         folds: fold jobs of one configuration.
         trials: configurations of the whole sweep.
         objective: name of what is maximised.
-        workers: fold jobs at once.
+        workers: tells how many fold jobs run at once.
         console: where to write.
         hours: the budget of this run, if there is one.
         clock: seconds, monotonic.
@@ -41,7 +41,7 @@ class SweepProgress:
         folds: int,
         trials: int,
         objective: str,
-        workers: int,
+        workers: Callable[[], int],
         console: Console,
         hours: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -119,7 +119,7 @@ class SweepProgress:
         )
 
     def _render(self) -> RenderableType:
-        title = f"{self.complete} of {self.trials} configurations, {self.workers} fold jobs at once"
+        title = f"{self.complete} of {self.trials} configurations, {self.workers()} fold jobs at once"
         if not self.best:
             return Group(title, self.bar)
         table = Table(title=title, expand=False)

@@ -12,13 +12,14 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.autoscaler.sdk
 import ray.tune
 from ray.tune.search import Searcher
 
@@ -26,11 +27,14 @@ from hilbert.config import FitConfig
 from hilbert.errors import StudyError
 from tune.job import FoldJob, JobRecord, StudyData, failed, prepare_worker, run_job
 from tune.ledger import Ledger
+from tune.room import Room
 from tune.space import ResourcesConfig
 
 logger = logging.getLogger(__name__)
 
 FINISHED: str = Searcher.FINISHED
+MOST_AT_ONCE = 100_000
+"""Tune's own limit of packs that are out; the searcher's follows the cluster."""
 ASK_EVERY = 2.0
 """Seconds between a job's questions whether it has been called off."""
 
@@ -133,17 +137,24 @@ def _why_it_died(job: FoldJob, limit: float | None) -> str:
 class FoldSearcher(Searcher):  # type: ignore[misc]
     """Hands the ledger's fold jobs to Tune as packs, and the workers' records back to the ledger."""
 
-    def __init__(self, ledger: Ledger, limit: float | None, gpus: float) -> None:
+    def __init__(self, ledger: Ledger, limit: float | None, gpus: float, room: Room, left: Callable[[], int]) -> None:
         super().__init__()
-        self.ledger, self.limit, self.gpus = ledger, limit, gpus
+        self.ledger, self.limit, self.gpus, self.room, self.left = ledger, limit, gpus, room, left
         self.out: dict[str, tuple[list[FoldJob], float]] = {}
         self.fault: Exception | None = None
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:  # noqa: ARG002
+        """Tune leaves it to `suggest` how many packs are out: nodes come and go."""
+        return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack; None when nothing can be handed out now, FINISHED when nothing is left."""
         if self.fault:
             return FINISHED
         try:
+            self.room.want(self.left())
+            if len(self.out) >= self.room.slots:  # not before there is room: what a job is depends on those before it
+                return FINISHED if self.ledger.finished else None
             job = self.ledger.next()
         except Exception as error:
             self.fault = error
@@ -193,64 +204,85 @@ def _unpack(content: dict[str, Any]) -> FoldJob:
 
 
 @contextmanager
-def ray_cluster(resources: ResourcesConfig) -> Iterator[None]:
+def ray_cluster(resources: ResourcesConfig) -> Iterator[Room]:
     """Joins the cluster that `ray start` began here or that RAY_ADDRESS names; starts a local one if there is none.
 
     What it joined or started it leaves again; a connection that this process had before is used and kept.
+
+    Yields:
+        The room that the cluster has, which changes as nodes come and go.
 
     Raises:
         StudyError: the cluster that is named doesn't answer.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     if ray.is_initialized():
-        yield
+        yield from _room(resources, ours=False)
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ours = True
     try:  # never address="auto": it also joins the local cluster of another sweep, and dies with it
         ray.init(include_dashboard=False, num_cpus=resources.workers or os.cpu_count(), **options)
     except ValueError:  # a cluster was started here or is named by RAY_ADDRESS: its size is not ours to choose
         ray.init(**options)
+        ours = False
     except ConnectionError as error:
         raise StudyError(f"no Ray cluster answers ({error}); 'ray stop' forgets one that has died") from None
     try:
-        yield
+        yield from _room(resources, ours=ours)
     finally:
         ray.shutdown()
 
 
-def slots(resources: ResourcesConfig) -> int:
-    """How many fold jobs fit on the cluster at once.
-
-    Raises:
-        StudyError: not one does.
-    """
-    there = ray.cluster_resources()
-    wanted = {"CPU": resources.cpus_per_job, "GPU": resources.gpus_per_job}
-    for kind, amount in wanted.items():
-        if amount and int(there.get(kind, 0) / amount + 1e-9) < 1:
-            key = f"{kind.lower()}s_per_job"
-            raise StudyError(
-                f"resources.{key} is {amount:g}, and Ray finds {there.get(kind, 0):g} {kind}s: ask for less"
-            )
-    fitting = min(int(there.get(kind, 0) / amount + 1e-9) for kind, amount in wanted.items() if amount)
-    return min(fitting, resources.workers or fitting)
+def _room(resources: ResourcesConfig, *, ours: bool) -> Iterator[Room]:
+    """The room of the cluster; what its autoscaler was told is taken back. A cluster of our own has none to tell."""
+    room = Room(resources, _nodes, None if ours else _ask)
+    try:
+        yield room
+    finally:
+        with suppress(Exception):  # the cluster may be gone
+            room.want(0)
 
 
-def run_ledger(ledger: Ledger, data: StudyData, resources: ResourcesConfig, concurrent: int, board: Any) -> None:
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _ask(bundles: list[dict[str, float]]) -> None:
+    ray.autoscaler.sdk.request_resources(bundles=bundles)
+
+
+def run_ledger(
+    ledger: Ledger,
+    data: StudyData,
+    resources: ResourcesConfig,
+    room: Room,
+    board: Any,
+    *,
+    left: Callable[[], int],
+) -> None:
     """Runs fold jobs until the ledger has no more, or until Ctrl-C; what is done by then is in the ledger.
+
+    Args:
+        ledger: hands out fold jobs.
+        data: what they share.
+        resources: what each occupies.
+        room: of the cluster.
+        board: see `new_board`; None without racing.
+        left: how many fold jobs are left, those that run included.
 
     Raises:
         Exception: what the ledger's callables raised.
     """
     limit = None if resources.minutes_per_job is None else 60 * resources.minutes_per_job
-    searcher = FoldSearcher(ledger, limit, resources.gpus_per_job)
+    searcher = FoldSearcher(ledger, limit, resources.gpus_per_job, room, left)
     trainable = ray.tune.with_resources(
         ray.tune.with_parameters(FoldWorker, data=data, board=board, limit=limit),
         {"cpu": resources.cpus_per_job, "gpu": resources.gpus_per_job},
     )
     folder = tempfile.mkdtemp(prefix="hilbert-ray-")
     tune_config = ray.tune.TuneConfig(
-        search_alg=searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=concurrent
+        search_alg=searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=MOST_AT_ONCE
     )
     run_config = ray.tune.RunConfig(
         name="sweep",

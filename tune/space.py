@@ -91,6 +91,8 @@ class ResourcesConfig(Section):
     """GPUs; 0.25 lets four jobs share one."""
     workers: Positive | None = None
     """Fold jobs at once, at most; without it as many as fit on the cluster. The results don't depend on it."""
+    minutes_for_nodes: Annotated[float, Field(ge=0)] = 20
+    """How long a sweep on a cluster waits for a first node that a fold job fits on."""
     retries: Count = 1
     """How often a fold job is run again that failed: that raised, hung, or whose worker died."""
     minutes_per_job: Annotated[float, Field(gt=0)] | None = None

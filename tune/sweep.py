@@ -94,22 +94,23 @@ class Sweep:
         """Runs what is left to do; returns whether that was everything."""
         study = self.plan.study
         self.console.print("starting Ray ...", style="dim")
-        with scheduling.ray_cluster(study.resources):
-            workers = scheduling.slots(study.resources)
+        with scheduling.ray_cluster(study.resources) as room:
+            room.want(self._left())
+            room.wait(lambda words: self.console.print(words, highlight=False, soft_wrap=True))
             self.board = scheduling.new_board() if study.racing != "none" else None
-            with self._progress(workers):
+            with self._progress(lambda: room.known):
                 self._replay()
                 self.fresh = True
                 data = replace(self.plan.data, checkpoints=str(self.archive.checkpoints.absolute()))
-                scheduling.run_ledger(self.ledger, data, study.resources, workers, self.board)
+                scheduling.run_ledger(self.ledger, data, study.resources, room, self.board, left=self._left)
         return self.ledger.complete or self._budget_spent()
 
     def replay(self) -> None:
         """Tells search and recorder again what lies in the archive; runs nothing."""
-        with self._progress(0):
+        with self._progress(lambda: 0):
             self._replay()
 
-    def _progress(self, workers: int) -> SweepProgress:
+    def _progress(self, workers: Callable[[], int]) -> SweepProgress:
         study = self.plan.study
         trials, folds = max(study.trials, len(self.search.proposals)), len(self.plan.data.folds)
         self.progress = SweepProgress(
@@ -131,6 +132,11 @@ class Sweep:
         if len(self.search.proposals) >= self.plan.study.trials:
             return None
         return self.search.ask(estimates(self.ledger.standings, self.objectives))
+
+    def _left(self) -> int:
+        """Fold jobs that are left, as far as one knows: those that run, that wait, and of proposals to come."""
+        to_come = 0 if self.ledger.exhausted else self.plan.study.trials - len(self.search.proposals)
+        return self.ledger.left + max(0, to_come) * len(self.plan.data.folds)
 
     def _within_budget(self) -> bool:
         return not self._budget_spent()

@@ -59,9 +59,9 @@ def bbc_cv(
     pooled predictions, over repeats as in `hilbert.metrics.pooled_auc`, as a mean over the tasks or of one task.
 
     For each of B resamples of groups, with all repeats of their documents: the configuration with the best objective
-    in the resample is scored on the documents outside it. The estimate is the mean of these scores. It leans to the
-    careful side, by -0.003 to -0.011 in `benchmarks/selection.py`: a resample holds 63 % of the documents, hence
-    chooses worse.
+    in the resample is scored on the documents outside it. The estimate is the mean of these scores. Where
+    configurations differ it leans to the careful side, by up to -0.012 in `benchmarks/selection.py`: a resample holds
+    63 % of the documents, hence chooses worse. Where all are equal its bias there is 0.000 to +0.003.
 
     The interval is mean ± z error, within [0, 1]. The paper takes percentiles of the scores instead; but a resample
     leaves out only f = 37 % of the groups, whose AUC scatters more than that of all: such a 95 % interval covers 99 to
