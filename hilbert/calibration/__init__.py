@@ -15,7 +15,7 @@ missing. A regression has no calibrator.
 """
 
 from hilbert.calibration.calibrator import FEWEST_DOCUMENTS, METHODS, Calibrator, Method, fit_calibrator
-from hilbert.calibration.gain import Choice, Gain, Quality, best_method, calibration_gain, fit_on_repeats
+from hilbert.calibration.gain import Choice, Gain, Quality, best_method, calibration_gain, cross_fitted, fit_on_repeats
 
 __all__ = [
     "FEWEST_DOCUMENTS",
@@ -27,6 +27,7 @@ __all__ = [
     "Quality",
     "best_method",
     "calibration_gain",
+    "cross_fitted",
     "fit_calibrator",
     "fit_on_repeats",
 ]

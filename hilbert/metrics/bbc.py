@@ -71,9 +71,10 @@ def bbc_cv(
 
     which for one configuration is the bootstrap's standard error. Taking AUC_all off leaves the scatter of documents
     and takes out that of the choice, most of which the mean over resamples averages out. It covers 94 to 97 % in
-    `benchmarks/selection.py`; where a hundred configurations are equally good and err independently of each other it
-    is too wide, since the mean over many winners is then surer than any of them. It speaks of new people, given these
-    predictions: it does not hold the variance of training.
+    `benchmarks/selection.py`, where the errors of configurations have as much in common as on real folds (share .85).
+    Where they err more independently it is too wide if all are equally good (99 % at a share of .3), since the mean
+    over many winners is then surer than any of them, and a little too narrow if they differ (92 %). It speaks of new
+    people, given these predictions: it does not hold the variance of training.
 
     Configurations without all predictions, such as those that racing gave up, can't be left out: the others are then
     already the survivors of a choice that saw all documents, and look too good. Nor can they be scored on the documents

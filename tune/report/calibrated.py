@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hilbert.calibration import Choice, Method, best_method, fit_on_repeats
+from hilbert.calibration import Choice, best_method, cross_fitted
 from hilbert.errors import InputError
-from hilbert.groups import group_codes
 from tune.report.predicted import Array, Predicted
 
 
@@ -40,8 +39,8 @@ def calibrated(found: Predicted) -> Calibrated | None:
         return None
     if choice.method == "none":
         return Calibrated(choice, None)
-    scores = _cross_fitted(stack, choice.method)[found.repeats, stack.document]
-    return Calibrated(choice, replace(found, scores=scores))
+    scores = cross_fitted(stack.labels, stack.scores, method=choice.method, fold_of=stack.fold_of, groups=stack.groups)
+    return Calibrated(choice, replace(found, scores=scores[found.repeats, stack.document]))
 
 
 def all_calibrated(predicted: Mapping[str, Predicted]) -> dict[str, Calibrated | None]:
@@ -75,16 +74,3 @@ def _stacked(found: Predicted) -> _Stacked:
     fold_of[found.repeats, document] = found.folds
     groups = None if found.groups is None else [found.groups[row] for row in first]
     return _Stacked(document, found.labels[first], scores, fold_of, groups)
-
-
-def _cross_fitted(stack: _Stacked, method: Method) -> Array:
-    """[R, D, C]: those of each fold calibrated by the predictions of documents of other groups, of all repeats."""
-    codes = group_codes(stack.groups, len(stack.labels))
-    found = np.full_like(stack.scores, np.nan)
-    for repeat, folds in enumerate(stack.fold_of):
-        for fold in np.unique(folds):
-            own = folds == fold
-            others = ~np.isin(codes, codes[own])
-            calibrator = fit_on_repeats(stack.labels[others], stack.scores[:, others], method=method)
-            found[repeat, own] = calibrator(stack.scores[repeat, own])
-    return found
