@@ -228,6 +228,24 @@ class FeatureStore:
             commit(new, folder, modalities, cohort=cohort, extraction=extraction, overwrite=overwrite)
         return cls.open(folder)
 
+    def write_part(self, folder: str | Path, documents: Sequence[int], *, overwrite: bool = False) -> Self:
+        """Write some documents, by their row numbers, as a store of their own: to keep people apart for later, say.
+
+        Raises:
+            StoreError: as `write`.
+        """
+        parts: dict[str, Any] = {}
+        for name in self.manifest["modalities"]:
+            whole: Ragged = getattr(self, name)
+            parts[name] = [whole[row] for row in documents]
+            parts[f"{name}_encoder"] = self.encoders[name]
+            parts[f"{name}_segments"] = [
+                whole.segments[whole.offsets[row] : whole.offsets[row + 1]] for row in documents
+            ]
+        dtype = next(iter(self.manifest["modalities"].values()))["dtype"]
+        table, extraction = self.documents.iloc[list(documents)], self.manifest["extraction"]
+        return self.write(folder, documents=table, dtype=dtype, extraction=extraction, overwrite=overwrite, **parts)
+
     def with_documents(self, documents: pd.DataFrame, *, cohort: Mapping[str, Any] | None = None) -> Self:
         """Replace the labels, and nothing else, of this store on disk; the features are not even read.
 

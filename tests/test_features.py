@@ -72,6 +72,22 @@ def test_reads_back_what_was_written(tmp_path: Path, data: st.DataObject, count:
     FeatureStore.open(tmp_path / "store", verify="sha256")
 
 
+def test_a_part_is_a_store_of_the_same_rows(tmp_path: Path) -> None:
+    numbers = [[4, 7], [], [1, 1, 9]]
+    whole = write(tmp_path / "whole", audio_encoder="mine", audio_segments=numbers, dtype="float16")
+    part = whole.write_part(tmp_path / "part", [2, 0])
+    assert part.document_ids == [whole.document_ids[2], whole.document_ids[0]]
+    assert part.encoders == whole.encoders
+    assert part.audio is not None
+    assert whole.audio is not None
+    assert part.audio.values.dtype == np.float16
+    assert part.audio.segments.tolist() == [1, 1, 9, 4, 7]
+    np.testing.assert_array_equal(part.audio[0], whole.audio[2])
+    assert part.documents.drop(columns="document_id").equals(
+        whole.documents.drop(columns="document_id").iloc[[2, 0]].reset_index(drop=True)
+    )
+
+
 def test_documents_keep_labels_groups_and_gaps(tmp_path: Path) -> None:
     frame = documents().assign(score=[1.0, None, 3.0], share=[0.25, 1.5, None], comment=['a, "b"', "ä\nö", ""])
     store = write(tmp_path / "store", documents=frame)

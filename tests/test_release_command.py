@@ -139,7 +139,7 @@ def test_all_ways_to_the_model_predict_the_same(here, released, demo_store, tabl
     done = here("predict", model.format(run=run), demo_store, "--output", output, folder=released)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(output)]
-    assert "against the labels that the data has" in done.stderr
+    assert "the model has learned from these very people" in done.stderr
     found = pd.read_parquet(output) if ending == "parquet" else pd.read_csv(output)
     pd.testing.assert_frame_equal(found, table, check_exact=True)
 
@@ -158,6 +158,15 @@ def test_embeddings_and_explanations_lie_beside_the_predictions(here, released, 
     assert again.returncode == 2
     assert "is there already" in again.stderr
     assert here("predict", *arguments, "--overwrite", folder=released).returncode == 0
+
+
+def test_predictions_of_new_people_are_scored_where_labels_are_known(here, released, demo_store, tmp_path):
+    FeatureStore.open(demo_store).write_part(tmp_path / "part", range(40))
+    done = here("predict", LOCAL_FOLDER, tmp_path / "part", "--output", tmp_path / "p.csv", folder=released)
+    assert done.returncode == 0
+    assert "against the labels that the data has" in done.stderr
+    assert "AUC [95 % interval]" in done.stderr
+    assert "learned from" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hilbert.config import FitConfig
 from hilbert.errors import InputError, StudyError
+from hilbert.features import FeatureStore
 from hilbert.folds import Fold
 from tune.choice import Choice, by_hand, selected
 from tune.contest import best_trial
@@ -104,6 +105,7 @@ class Candidate:
             "configuration": self.config.model_dump(mode="json"),
             "features": self.features,
             "fingerprint": self.fingerprint,
+            "cohort": (FeatureStore.open(self.store).manifest["cohort"] or {}).get("fingerprint"),
             "splits": self.plan.data.splits,
             "folds": study.folds.model_dump(mode="json"),
             "documents": len(self.plan.documents),

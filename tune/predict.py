@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hilbert import inference
+from hilbert.cohort import Cohort
 from hilbert.errors import InputError
+from hilbert.features import FeatureStore
 from hilbert.predicted import Predicted, check_one_embedding
 from hilbert.release import Release
 from tune.bars import counted
@@ -84,8 +86,23 @@ def predict(request: Request, *, uri: str | None, console: Console) -> list[Path
             progress=lambda done, total: bar(done, total, "documents"),
         )
     _write(_tables(found, request), places)
-    _show_quality(inference.evaluate(found, data.documents), console)
+    if _learned_from(release, data):
+        console.print(
+            "the model has learned from these very people: how well it predicts them says nothing of new ones"
+        )
+    else:
+        _show_quality(inference.evaluate(found, data.documents), console)
     return list(places.values())
+
+
+def _learned_from(release: Release, data: FeatureStore | Cohort) -> bool:
+    """Whether the release was trained on this very data."""
+    if isinstance(data, Cohort):
+        return release.made.get("cohort") == data.fingerprint()
+    cohort = (data.manifest["cohort"] or {}).get("fingerprint")
+    return data.fingerprint == release.made.get("fingerprint") or (
+        cohort is not None and cohort == release.made.get("cohort")
+    )
 
 
 def _show_quality(quality: pd.DataFrame, console: Console) -> None:
