@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 DEBIAN_PACKAGES := chromium postgresql curl openssl
+SSH_PACKAGES := openssh-server rsync iproute2 curl
 
 .DEFAULT_GOAL := help
-.PHONY: help install packages demo demo-release ui test lint demo-store clean-demo
+.PHONY: help install packages demo demo-release ui test test-cluster lint demo-store clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +46,11 @@ ui: $(READY) ## look at the demo's sweep in the browser
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+
+test-cluster: $(READY) ## the life of a cluster of fake computers with real ssh, as root: some minutes
+	@{ command -v sshd && command -v rsync && command -v ip && command -v curl; } >/dev/null || \
+	  { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends $(SSH_PACKAGES); }
+	$(BIN)/python -m pytest tests/cluster --exitfirst
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

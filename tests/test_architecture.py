@@ -25,9 +25,9 @@ HILBERT = [
 ]
 TUNE = [
     {"options", "bars", "space", "formats", "racing", "guard", "provenance"},
-    {"job", "search", "study_file", "importance", "estimates", "room"},
-    {"predictions", "plots", "selection", "ledger", "archive"},
-    {"tracking", "scheduling", "plan", "entries", "notes"},
+    {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
+    {"predictions", "plots", "selection", "ledger", "archive", "jobs"},
+    {"tracking", "scheduling", "plan", "entries", "notes", "submit"},
     {"evidence"},
     {"contest"},
     {"progress", "comparison", "leaderboard", "runs", "study_files", "refit", "registry", "served"},
@@ -39,7 +39,7 @@ TUNE = [
     {"cli"},
 ]
 ONLY_IN = {
-    "ray": {"tune/scheduling.py"},
+    "ray": {"tune/scheduling.py", "tune/jobs.py"},
     "optuna": {"tune/search.py", "tune/importance.py"},
     "mlflow": {"tune/tracking.py", "tune/runs.py", "tune/recorder.py", "tune/registry.py", "tune/served.py"},
 }

@@ -100,6 +100,14 @@ def sweep(options: argparse.Namespace) -> int:
     return FAILED if outcome.failed else DONE
 
 
+def submit(options: argparse.Namespace) -> int:
+    """`hilbert submit`."""
+    from tune import submit as submission
+
+    asked = submission.request(options)
+    return submission.stop(asked) if options.stop else submission.submit(asked)
+
+
 def sync(options: argparse.Namespace) -> int:
     """`hilbert sync`."""
     from tune.archive import Archive
@@ -266,6 +274,7 @@ def _stdout() -> Console:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "extract": extract,
     "sweep": sweep,
+    "submit": submit,
     "sync": sync,
     "fit": fit,
     "compare": compare,

@@ -1,4 +1,4 @@
-"""A cluster as the laptop sees it: its file, `ray up`, and an ssh tunnel to its head. Needs Ray's command, not its package.
+"""A cluster as the laptop sees it: its file, `ray up`, and an ssh tunnel to its head. Needs no more than Ray's command.
 
 The job server of a Ray cluster runs programs for whoever reaches it. It listens on the head's own address 127.0.0.1
 alone; what reaches it comes through ssh, and with the cluster's token.
@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,7 +25,18 @@ import yaml
 from hilbert.errors import HilbertError, InputError
 from tune.guard import end_guarded, start_guarded
 
-HERE = "127.0.0.1"
+HERE, JOB_SERVER_PORT = "127.0.0.1", 8265
+SSH_OPTIONS = (  # as Ray's own
+    "BatchMode=yes",
+    "ConnectTimeout=10",
+    "ExitOnForwardFailure=yes",
+    "IdentitiesOnly=yes",
+    "LogLevel=ERROR",
+    "ServerAliveCountMax=3",
+    "ServerAliveInterval=5",
+    "StrictHostKeyChecking=no",
+    "UserKnownHostsFile=/dev/null",
+)
 LAST_LINES = 12
 """Of the output of a command that failed."""
 TUNNEL_LIMIT = 60.0
@@ -36,34 +47,53 @@ class ClusterError(HilbertError):
     """The cluster can't be started or reached."""
 
 
+class UnreachableError(ClusterError):
+    """The head doesn't take a connection, or there is none."""
+
+
 @dataclass(frozen=True)
 class ClusterFile:
     """What of a cluster file, as `ray up` takes it, a submission needs.
 
     Attributes:
         path: the file.
-        mounts: folders and files that `ray up` copies: those here, resolved, by where they go on the cluster.
+        mounts: folders and files that `ray up` copies: where they go on the cluster, to where they are here.
         workers: nodes that the cluster starts by itself, beside the head; the others come when they are asked for.
+        ssh: how ssh reaches the head, where the file says which machine it is; else only Ray knows.
     """
 
     path: Path
     mounts: Mapping[str, Path]
     workers: int
+    ssh: Sequence[str] = ()
 
-    def place_of(self, folder: Path) -> PurePosixPath:
-        """Where a folder of this computer lies on the cluster.
+    def folder_of(self, paths: Sequence[Path]) -> str:
+        """The folder of the cluster that stands for this one: what runs there finds the same relative paths.
+
+        Args:
+            paths: what must be found there, relative to this folder.
 
         Raises:
-            InputError: `ray up` doesn't copy it there.
+            InputError: `ray up` doesn't copy one of them, or copies them to different folders.
         """
-        found = [(target, source) for target, source in self.mounts.items() if folder.is_relative_to(source)]
-        if not found:
+        folders = {path: self._folder(path) for path in paths}
+        if len(set(folders.values())) > 1:
+            places = ", ".join(f"{path} below {folder}" for path, folder in folders.items())
+            raise InputError(f"{self.path}: file_mounts: must bring all to one folder, and brings {places}")
+        return next(iter(folders.values()))
+
+    def _folder(self, path: Path) -> str:
+        there = [(place, source) for place, source in self.mounts.items() if path.absolute().is_relative_to(source)]
+        if not there:
             raise InputError(
-                f"{self.path}: file_mounts doesn't bring {folder} to the cluster, only {_listed(self.mounts)}; run the "
-                "command in a folder that it does, or say with --folder where the cluster has this one"
+                f"{self.path}: file_mounts doesn't bring {path} to the cluster; add the line "
+                f'"~/project/{path}": {path}'
             )
-        target, source = max(found, key=lambda mount: len(mount[1].parts))
-        return PurePosixPath(target) / folder.relative_to(source).as_posix()
+        place, source = max(there, key=lambda mount: len(mount[1].parts))
+        whole = PurePosixPath(place) / path.absolute().relative_to(source).as_posix()
+        if whole.parts[-len(path.parts) :] != path.parts:
+            raise InputError(f"{self.path}: file_mounts: brings {path} to {whole}, which must end like {path} itself")
+        return str(PurePosixPath(*whole.parts[: -len(path.parts)]))
 
 
 def read_cluster_file(path: Path) -> ClusterFile:
@@ -85,8 +115,8 @@ def read_cluster_file(path: Path) -> ClusterFile:
         if not source.exists():
             advice = "; 'ray get-auth-token --generate' makes the token" if source.name == "auth_token" else ""
             raise InputError(f"{path}: file_mounts: {target}: there is no {source} here{advice}")
-    resolved = {target: source.resolve() for target, source in mounts.items()}
-    return ClusterFile(path, resolved, workers_at_once(content))
+    found = {target: Path(os.path.abspath(source)) for target, source in mounts.items()}  # noqa: PTH100
+    return ClusterFile(path, found, workers_at_once(content), way_to_head(content))
 
 
 def workers_at_once(content: Mapping[str, Any]) -> int:
@@ -99,6 +129,19 @@ def workers_at_once(content: Mapping[str, Any]) -> int:
     return sum(int(kind.get("min_workers") or 0) for name, kind in kinds.items() if name != head)
 
 
+def way_to_head(content: Mapping[str, Any]) -> list[str]:
+    """The arguments by which ssh reaches the head of a cluster of listed machines; none for others.
+
+    Ray finds such a head by a file in /tmp that it wrote when it started it: not any more after this computer rebooted.
+    """
+    head, auth = content["provider"].get("head_ip"), content.get("auth") or {}
+    if not head:
+        return []
+    key = ["-i", str(Path(auth["ssh_private_key"]).expanduser())] if auth.get("ssh_private_key") else []
+    proxy = ["-o", f"ProxyCommand={auth['ssh_proxy_command']}"] if auth.get("ssh_proxy_command") else []
+    return [*key, *proxy, f"{auth['ssh_user']}@{head}" if auth.get("ssh_user") else str(head)]
+
+
 def ray_up(cluster: ClusterFile, *, restart: bool) -> None:
     """Starts a cluster, or brings one that runs up to date; what it says goes to stderr as it comes.
 
@@ -109,7 +152,8 @@ def ray_up(cluster: ClusterFile, *, restart: bool) -> None:
     Raises:
         ClusterError: `ray up` failed; with its last lines.
     """
-    command = [ray_command(), "up", "--yes", str(cluster.path), *([] if restart else ["--no-restart"])]
+    command = [ray_command(), "up", "--yes", "--log-style", "pretty", *([] if restart else ["--no-restart"])]
+    command.append(str(cluster.path))
     last: deque[str] = deque(maxlen=LAST_LINES)
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -126,27 +170,47 @@ def ray_up(cluster: ClusterFile, *, restart: bool) -> None:
 
 
 @contextmanager
-def tunnel(cluster: Path) -> Iterator[str]:
+def tunnel(cluster: ClusterFile) -> Iterator[str]:
     """An ssh tunnel to the job server of the cluster's head, kept open within the context; yields its address here.
 
     Raises:
-        ClusterError: the head is not known, or doesn't take the connection; with what Ray says.
+        UnreachableError: the head is not known, or doesn't take the connection; with what ssh or Ray says.
     """
     port = free_port()
     with tempfile.TemporaryFile() as output:
-        command = [ray_command(), "dashboard", str(cluster), "--port", str(port)]
-        process = start_guarded(command, environment=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}, output=output)
+        process = start_guarded(
+            tunnel_command(cluster, port), environment=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}, output=output
+        )
         try:
             deadline = time.monotonic() + TUNNEL_LIMIT
             while not is_open(port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
                     said = output.read().decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-                    raise ClusterError(f"no connection to the head of {cluster}:\n" + "\n".join(said))
+                    raise UnreachableError(f"no connection to the head of {cluster.path}:\n" + "\n".join(said))
                 time.sleep(0.1)
             yield f"http://{HERE}:{port}"
         finally:
             end_guarded(process)
+
+
+def tunnel_command(cluster: ClusterFile, port: int) -> list[str]:
+    """Opens a port of this computer that leads to the job server."""
+    if not cluster.ssh:
+        return [ray_command(), "dashboard", str(cluster.path), "--port", str(port)]
+    options = [word for option in SSH_OPTIONS for word in ("-o", option)]
+    return ["ssh", "-N", *options, "-L", f"{HERE}:{port}:{HERE}:{JOB_SERVER_PORT}", *cluster.ssh]
+
+
+def use_token() -> None:
+    """Speaks to clusters with this computer's token, if it has one. Before Ray is imported, which asks once."""
+    if token_file().exists() or "RAY_AUTH_TOKEN" in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def token_file() -> Path:
+    """Where Ray keeps the token."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
 
 
 def ray_command() -> str:
@@ -176,7 +240,3 @@ def in_shell(path: str) -> str:
     if path == "~":
         return "~"
     return "~/" + shlex.quote(path[2:]) if path.startswith("~/") else shlex.quote(path)
-
-
-def _listed(mounts: Mapping[str, Path]) -> str:
-    return ", ".join(str(source) for source in mounts.values()) or "nothing"

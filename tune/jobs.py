@@ -5,35 +5,47 @@ same study at once only one starts it. Speaks to the job server over HTTP; nothi
 """
 
 import asyncio
+import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from ray.job_submission import JobSubmissionClient
-from ray.util.state import list_nodes
-from ray.util.state.exception import RayStateApiException
+import aiohttp
 
-from hilbert.errors import InputError
-from tune.cluster import ClusterError
+from hilbert.errors import HilbertError, InputError
+from tune.cluster import ClusterError, token_file, use_token
+
+use_token()
+
+from ray.exceptions import AuthenticationError  # noqa: E402
+from ray.job_submission import JobSubmissionClient  # noqa: E402
+from ray.util.state import list_nodes  # noqa: E402
+from ray.util.state.exception import RayStateApiException  # noqa: E402
 
 ACTIVE = frozenset({"PENDING", "RUNNING"})
-LOST = (OSError, RuntimeError, RayStateApiException, asyncio.TimeoutError)
-"""What Ray's clients raise when the server doesn't answer; aiohttp's errors of connections are OSErrors."""
+LOST = (OSError, RuntimeError, RayStateApiException, aiohttp.ClientError)
+"""What Ray's clients raise when the server doesn't answer."""
 STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
 """A job is stopped as by Ctrl-C: the sweep keeps what is finished, and MLflow has all of it."""
 
 
+class UnknownJobError(HilbertError):
+    """The cluster knows no job of this name."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """A sweep that was submitted. `exit_code` is None while it runs, and where Ray lost it."""
+    """A job: `exit_code` is None while it runs, and where Ray lost it; `started` is in milliseconds."""
 
     name: str
     status: str
     command: str
     exit_code: int | None = None
     message: str = ""
+    started: int = 0
 
     @property
     def active(self) -> bool:
@@ -80,7 +92,10 @@ def decide(study: str, jobs: Iterable[Job], command: str | None = None) -> Attac
 
 
 class JobServer:
-    """The job server of a cluster, at an address such as http://127.0.0.1:8265."""
+    """The job server of a cluster, at an address such as http://127.0.0.1:8265.
+
+    Whatever is asked of it raises `ClusterError` where it doesn't answer.
+    """
 
     def __init__(self, address: str) -> None:
         """Connects.
@@ -89,43 +104,50 @@ class JobServer:
             ClusterError: no job server answers there.
             InputError: it refuses the token.
         """
-        use_token()
-        os.environ.pop("RAY_ADDRESS", None)  # it would go before the address
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            os.environ.pop(name, None)  # they would go before the address
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         self.address = address
-        try:
+        with self._answering():
             self.client = JobSubmissionClient(address)
-        except LOST as error:
-            if "401" in str(error) or "403" in str(error) or "nauthenticated" in str(error):
-                raise InputError(
-                    f"the cluster refuses the token of this computer, {token_file()}: it must be that of the cluster"
-                ) from None
-            raise ClusterError(f"no job server answers at {address}: {first_line(error)}") from None
 
     def jobs(self) -> list[Job]:
         """All jobs that the cluster knows, of others too."""
-        return [_job(found) for found in self.client.list_jobs() if found.submission_id]
+        with self._answering():
+            return [_job(found) for found in self.client.list_jobs() if found.submission_id]
+
+    def busy(self) -> bool:
+        """Whether anything runs on the cluster, submitted or not."""
+        with self._answering():
+            return any(found.status.value in ACTIVE for found in self.client.list_jobs())
 
     def job(self, name: str) -> Job:
         """How a job is.
 
         Raises:
-            RuntimeError: the cluster knows no such job: it has been started anew.
+            UnknownJobError: the cluster knows no such job: it has been started anew.
         """
-        return _job(self.client.get_job_info(name))
+        with self._answering():
+            try:
+                return _job(self.client.get_job_info(name))
+            except RuntimeError as error:
+                if "does not exist" in str(error):
+                    raise UnknownJobError(name) from None
+                raise
 
     def submit(self, name: str, command: str) -> None:
         """Starts a job, unless somebody has just started the one of this name."""
-        try:
-            self.client.submit_job(
-                entrypoint=command, submission_id=name, runtime_env={"env_vars": STOPPING}, metadata={"hilbert": "sweep"}
-            )
-        except RuntimeError as error:
-            if "already exists" not in str(error):
-                raise ClusterError(f"the cluster didn't take the job: {first_line(error)}") from None
+        with self._answering():
+            try:
+                self.client.submit_job(entrypoint=command, submission_id=name, runtime_env={"env_vars": STOPPING})
+            except RuntimeError as error:
+                if "already exists" not in str(error):
+                    raise
 
     def stop(self, name: str) -> None:
         """Asks a job to end; returns at once."""
-        self.client.stop_job(name)
+        with self._answering():
+            self.client.stop_job(name)
 
     def follow(self, name: str, write: Callable[[str], object], *, skip: int = 0) -> int:
         """Writes what a job says, from the beginning, until it ends.
@@ -154,19 +176,20 @@ class JobServer:
 
     def usable(self, cpus: float, gpus: float) -> tuple[int, int]:
         """How many nodes there are, and how many of them are large enough for a fold job."""
-        nodes = [node.resources_total for node in list_nodes(self.address, timeout=10) if node.state == "ALIVE"]
+        with self._answering():
+            nodes = [node.resources_total for node in list_nodes(self.address, timeout=10) if node.state == "ALIVE"]
         return len(nodes), sum(_has(there, "CPU", cpus) and _has(there, "GPU", gpus) for there in nodes)
 
-
-def use_token() -> None:
-    """Speaks to clusters with this computer's token, if it has one."""
-    if token_file().exists() or "RAY_AUTH_TOKEN" in os.environ:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def token_file() -> Path:
-    """Where Ray keeps the token."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except AuthenticationError as error:
+            raise InputError(
+                f"the cluster refuses this computer: {first_line(error)}; {token_file()} must hold the cluster's token"
+            ) from None
+        except LOST as error:
+            raise ClusterError(f"the job server at {self.address} doesn't do it: {first_line(error)}") from None
 
 
 def first_line(error: BaseException) -> str:
@@ -178,11 +201,12 @@ def _has(there: dict[str, float], kind: str, amount: float) -> bool:
     return float(there.get(kind, 0)) + 1e-9 >= amount
 
 
-def _job(found: "JobDetails") -> Job:  # type: ignore[name-defined]  # noqa: F821
+def _job(found: Any) -> Job:
     return Job(
         name=found.submission_id or "",
         status=str(found.status.value),
         command=found.entrypoint,
         exit_code=found.driver_exit_code,
         message=found.message or "",
+        started=found.start_time or 0,
     )

@@ -21,6 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     _add_extract(commands)
     _add_sweep(commands)
+    _add_submit(commands)
     _add_sync(commands)
     _add_fit(commands)
     _add_compare(commands)
@@ -86,6 +87,27 @@ def _add_sweep(commands: Commands) -> None:  # type: ignore[valid-type]
     _add_study(command)
     _add_recording(command)
     command.add_argument("--extend", type=int, metavar="N", help="try N configurations more than there are by now")
+
+
+def _add_submit(commands: Commands) -> None:  # type: ignore[valid-type]
+    command = commands.add_parser(  # type: ignore[attr-defined]
+        "submit",
+        help="run a sweep on a cluster, which goes on when this computer is closed",
+        description="Brings a cluster up (ray up), runs 'hilbert sweep' there as a job, and follows it. Ctrl-C leaves "
+        "it running. The same command follows it again, and goes on with a sweep that was interrupted. Ends with the "
+        "sweep's exit code.",
+    )
+    _add_study(command)
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("--cluster", type=Path, metavar="FILE", help="the cluster's file, as 'ray up' takes it")
+    where.add_argument("--address", metavar="URL", help="job server of a running cluster, as in http://127.0.0.1:8265")
+    command.add_argument("--folder", metavar="PATH", help="this folder on the cluster (where file_mounts brings it)")
+    command.add_argument("--no-up", dest="up", action="store_false", help="the cluster runs: no 'ray up'")
+    command.add_argument(
+        "--wait", type=float, default=15, metavar="MINUTES", help="for the first node to join (%(default)s)"
+    )
+    command.add_argument("--stop", action="store_true", help="end the study's sweep; what is finished is kept")
+    _add_recording(command)
 
 
 def _add_sync(commands: Commands) -> None:  # type: ignore[valid-type]
