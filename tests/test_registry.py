@@ -20,6 +20,7 @@ from hilbert.calibration import Calibrator
 from hilbert.errors import HilbertError, InputError
 from hilbert.release import Release
 from tune.registry import champion, fetch, offered, promote, write_model
+from tune.release import NotBetterError, _check_rival
 from tune.runs import create_experiment, create_run
 from tune.tracking import connect
 
@@ -155,6 +156,17 @@ def requests_of_a_release(folder: Path, model: Path, *, first: bool) -> int:
     client = Spoiled(connect(uri), 10**9, heard=True, deadly=False)
     publish(client, run, model)
     return client.requests
+
+
+def test_a_champion_that_changed_meanwhile_has_to_be_compared_with_anew(tmp_path, model):
+    uri, run = world(tmp_path)
+    client = connect(uri)
+    publish(client, run, model)
+    compared = champion(client, "affect")
+    _check_rival(client, compared)
+    publish(client, run, model)
+    with pytest.raises(NotBetterError, match="models:/affect/1 isn't the champion any more"):
+        _check_rival(client, compared)
 
 
 def test_the_block_s_own_failure_withdraws_the_version(tmp_path, model):

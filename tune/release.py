@@ -106,7 +106,8 @@ def release(client: Client, request: Request, console: Console) -> Released:
         card = model_card(finished, candidate.evidence, licence=request.licence, intended_use=request.intended_use)
         folder = Path(beside) / request.name
         finished.save(folder, card=card)
-        return _publish(client, request, candidate, finished, folder, Path(beside))
+        rival = None if verdict is None else verdict.champion
+        return _publish(client, request, candidate, finished, folder, beside=Path(beside), rival=rival)
 
 
 def _check(request: Request) -> None:
@@ -193,9 +194,16 @@ def _assemble(
 
 
 def _publish(
-    client: Client, request: Request, candidate: Candidate, finished: Release, folder: Path, beside: Path
+    client: Client,
+    request: Request,
+    candidate: Candidate,
+    finished: Release,
+    folder: Path,
+    *,
+    beside: Path,
+    rival: Registered | None,
 ) -> Released:
-    """Stores the release: artifacts, version, folder, and the alias last."""
+    """Stores the release: artifacts, version, folder, and the alias last, if `rival` is still the champion."""
     model = beside / f"{request.name}-mlflow"
     write_model(folder, model)
     tags = {
@@ -208,13 +216,28 @@ def _publish(
         place = request.output or _free(Path("releases") / request.name / version.version)
         try:
             _copy(folder, place)
+            _check_rival(client, rival)
             promote(client, version)
         except BaseException:
-            present = champion(client, request.name)
-            if present is None or present.version != version.version:
+            if not _leads(client, version):
                 shutil.rmtree(place, ignore_errors=True)
             raise
     return Released(place, version)
+
+
+def _check_rival(client: Client, rival: Registered | None) -> None:
+    """Whether the champion that was compared with still is."""
+    if rival is not None and not _leads(client, rival):
+        raise NotBetterError(f"not released: {rival.uri} isn't the champion any more; compare with the new one")
+
+
+def _leads(client: Client, version: Registered) -> bool:
+    """Whether a version is known to be the champion."""
+    try:
+        present = champion(client, version.name)
+    except HilbertError:
+        return False
+    return present is not None and present.version == version.version
 
 
 def _free(folder: Path) -> Path:
