@@ -172,7 +172,9 @@ def test_a_sweep_is_stopped_and_all_that_it_did_is_there_once(cluster: Lab, here
     assert cluster.records("long") == found
     assert found.items() >= here["long"].items()
     assert not [record for record in found.values() if record["error"]]
-    runs = cluster.run("head", "bash", "-ic", f"python -c '{RUNS.replace(chr(39), chr(34))}'")
+    (cluster.home("head") / "runs.py").write_text(RUNS, encoding="utf-8")
+    runs = cluster.run("head", "bash", "-ic", "python ~/runs.py")
+    assert runs.returncode == 0, runs.stderr
     recorded = [tuple(pair) for pair in json.loads(runs.stdout.strip().splitlines()[-1])]
     assert len(set(recorded)) == len(recorded) == len(found)
 
