@@ -45,7 +45,7 @@ ui: $(READY) ## look at the demo's sweep in the browser
 	$(BIN)/hilbert ui speechocean --tracking-uri sqlite:///demo-run/mlflow.db
 
 test: $(READY) ## all tests
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(READY) ## the life of a cluster of fake computers with real ssh, as root: some minutes
 	@{ command -v sshd && command -v rsync && command -v ip && command -v curl; } >/dev/null || \

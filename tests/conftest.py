@@ -20,3 +20,12 @@ ROOT = Path(__file__).parent.parent
 def demo_store() -> Path:
     """The shipped features of 125 real speakers."""
     return ROOT / "demo" / "speechocean"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests may take longest come first, so that no core is idle at the end."""
+    limits: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits.get(item.path, 0), marker.args[0] if marker else 0)
+    items.sort(key=lambda item: -limits[item.path])
