@@ -266,8 +266,11 @@ def test_neither_ray_nor_optuna_nor_mlflow_is_needed(demo_store, tmp_path):
         assert done.returncode == 0, done.stderr.decode()
     for name in ("a.parquet", "b.parquet"):
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / name), expected, check_exact=True)
-    refused = subprocess.run([sys.executable, "-c", ALONE + "import mlflow"], timeout=100, capture_output=True)
-    assert b"No module named 'mlflow'" in refused.stderr
+    registered = command.replace(repr(str(folder)), "'models:/affect@champion'").replace("b.parquet", "c.parquet")
+    refused = subprocess.run([sys.executable, "-c", ALONE + registered], cwd=tmp_path, timeout=100, capture_output=True)
+    assert refused.returncode == 2
+    assert b"models:/affect@champion: MLflow isn't installed here; copy the release's folder" in refused.stderr
+    assert b"Traceback" not in refused.stderr
 
 
 # ---- the right features ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -177,6 +178,10 @@ def _model(model: str, uri: str | None) -> Iterator[Release]:
             raise InputError(f"{model}: no such folder; name a release's folder, models:/NAME@champion or runs:/RUN")
         yield Release.load(folder)
         return
+    try:
+        import_module("mlflow.artifacts")  # where it isn't installed, a folder of that name may pass for it
+    except ImportError:
+        raise InputError(f"{model}: MLflow isn't installed here; copy the release's folder, and name that") from None
     from tune.registry import fetch
     from tune.tracking import connect, tracking_uri
 
