@@ -21,10 +21,11 @@ from hilbert.config import FitConfig
 from hilbert.errors import HilbertError, InputError, StoreError, StudyError
 from hilbert.features import FeatureStore
 from hilbert.inference import check_encoders
-from hilbert.metrics import Array, PairedTest, Promotion, auc, corrected_resampled_ttest, promotion
+from hilbert.metrics import Array, PairedTest, Promotion, corrected_resampled_ttest, promotion
 from hilbert.release import Release
 from tune.bars import counted
 from tune.candidate import Candidate
+from tune.contest import differences
 from tune.evidence import Evidence, gather_evidence
 from tune.job import JobRecord
 from tune.refit import Material, fit_folds
@@ -117,7 +118,7 @@ def challenge(client: Client, candidate: Candidate, present: Registered, console
         groups=evidence.groups,
     )
     plain = corrected_resampled_ttest(
-        _differences(evidence, candidate.scores, theirs, tasks),
+        _differences(evidence, candidate.scores, {task: theirs[task] for task in tasks}),
         test_fraction=1 / evidence.n_splits,
         repeats=evidence.repeats,
     )
@@ -130,22 +131,12 @@ def _tasks(evidence: Evidence) -> list[str]:
     return [objective] if objective in evidence.tasks else list(evidence.tasks)
 
 
-def _differences(
-    evidence: Evidence, mine: Predictions, theirs: Predictions, tasks: Sequence[str]
-) -> list[float | None]:
+def _differences(evidence: Evidence, mine: Predictions, theirs: Predictions) -> list[float | None]:
     """By fold, the mean over the tasks that are defined there; None where none is."""
-    found: list[float | None] = []
-    for fold in range(evidence.folds):
-        repeat = fold // evidence.n_splits
-        rows = np.flatnonzero(evidence.fold_of[repeat] == fold)
-        known = []
-        for task in tasks:
-            y, kind = evidence.labels[task][rows], evidence.tasks[task].kind
-            a, b = (auc(y, scores[task][repeat, rows], kind) for scores in (mine, theirs))
-            if a is not None and b is not None:
-                known.append(a - b)
-        found.append(float(np.mean(known)) if known else None)
-    return found
+    first, second = evidence.aucs_by_fold(mine), evidence.aucs_by_fold(theirs)
+    by_task = [differences(first[task], second[task]) for task in _tasks(evidence)]
+    known = [[value for value in fold if value is not None] for fold in zip(*by_task, strict=True)]
+    return [float(np.mean(values)) if values else None for values in known]
 
 
 def _recorded(client: Client, evidence: Evidence, made: Mapping[str, Any]) -> Predictions | None:

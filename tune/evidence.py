@@ -86,12 +86,17 @@ class Evidence:
     def fold_aucs(self, trial: int) -> dict[str, list[float | None]]:
         """AUC of each task on each fold, [F]; None where it is undefined, or the fold not run."""
         if trial not in self._known_aucs:
-            row, rows = self.row(trial), [np.flatnonzero(self.fold_of[self._repeat(f)] == f) for f in range(self.folds)]
-            self._known_aucs[trial] = {
-                task: [self._auc(task, row, fold, held_out) for fold, held_out in enumerate(rows)]
-                for task in self.tasks
-            }
+            row = self.row(trial)
+            self._known_aucs[trial] = self.aucs_by_fold({task: scores[row] for task, scores in self.scores.items()})
         return {task: list(values) for task, values in self._known_aucs[trial].items()}
+
+    def aucs_by_fold(self, scores: Mapping[str, Array]) -> dict[str, list[float | None]]:
+        """As `fold_aucs`, of any predictions of the study's documents on its folds: of each task [R, N, C]."""
+        held_out = [np.flatnonzero(self.fold_of[self._repeat(fold)] == fold) for fold in range(self.folds)]
+        return {
+            task: [self._auc(task, of_task[self._repeat(fold), rows], rows) for fold, rows in enumerate(held_out)]
+            for task, of_task in scores.items()
+        }
 
     def fold_scores(self, trial: int) -> list[float | None]:
         """What the objective means on one fold, [F]: the task's AUC, or the mean over the tasks that are defined there.
@@ -152,11 +157,11 @@ class Evidence:
     def _repeat(self, fold: int) -> int:
         return fold // self.n_splits
 
-    def _auc(self, task: str, row: int, fold: int, held_out: Numbers) -> float | None:
-        scores = self.scores[task][row, self._repeat(fold), held_out]
+    def _auc(self, task: str, scores: Array, rows: Numbers) -> float | None:
+        """AUC of the scores [n, C] of the documents `rows`."""
         if np.isnan(scores).any():
             return None
-        return auc(self.labels[task][held_out], scores, self.tasks[task].kind)
+        return auc(self.labels[task][rows], scores, self.tasks[task].kind)
 
 
 def named(trials: Sequence[int]) -> str:

@@ -49,15 +49,21 @@ def _add_extract(commands: Commands) -> None:  # type: ignore[valid-type]
     command.add_argument("--audio", metavar="ENCODER", help="speech encoder")
     command.add_argument("--text", metavar="ENCODER", help="text encoder")
     command.add_argument("--window", type=float, metavar="SECONDS", help="cut recordings without segment times")
-    command.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps")
-    command.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="segments encoded together (%(default)s)"
-    )
+    _add_encoding(command)
     command.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored numbers")
     command.add_argument(
         "--on-error", choices=("fail", "skip"), default="fail", help="what a damaged recording does (%(default)s)"
     )
     command.add_argument("--overwrite", action="store_true", help="replace a store of other content")
+
+
+def _add_encoding(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", default="auto", help="of the encoders: auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="segments encoded together (%(default)s)"
+    )
 
 
 def _add_study(command: argparse.ArgumentParser) -> None:
@@ -219,10 +225,7 @@ def _add_predict(commands: Commands) -> None:  # type: ignore[valid-type]
     command.add_argument("--audio", metavar="ENCODER", help="where the speech encoder lies now, if elsewhere")
     command.add_argument("--text", metavar="ENCODER", help="where the text encoder lies now, if elsewhere")
     command.add_argument("--store", type=Path, metavar="FOLDER", help="keep a cohort's features here")
-    command.add_argument("--device", default="auto", help="of the encoders: auto, cpu, cuda, cuda:1, mps")
-    command.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="segments encoded together (%(default)s)"
-    )
+    _add_encoding(command)
     command.add_argument("--overwrite", action="store_true", help="replace tables that are there")
     command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
 
