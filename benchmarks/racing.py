@@ -116,7 +116,7 @@ class Race:
         else:
             undefined = (*undefined, fold)
         self.table[trial] = self._standing(trial, scores, undefined, abandoned=old.abandoned)
-        if not old.abandoned and self.rule.hopeless(trial, self.table, self.order):
+        if not old.abandoned and self.rule.judge(self.table, self.order)(trial):
             self.table[trial] = self._standing(trial, scores, undefined, abandoned=True)
         self._note(trial)
 

@@ -51,7 +51,7 @@ def same(table, change):
 
 
 def verdicts(rule, table, order=ORDER):
-    return [rule.hopeless(trial, table, order) for trial in table]
+    return [rule.judge(table, order)(trial) for trial in table]
 
 
 # ------------------------------------------------------------------------------------------------------- all the rules
@@ -78,7 +78,7 @@ def test_order_of_arrival_does_not_matter(rule, table, random):
         cells = list(table[trial].scores.items())
         random.shuffle(cells)
         other[trial] = Standing(dict(cells), table[trial].complete)
-    assert [rule.hopeless(trial, other, ORDER) for trial in table] == verdicts(rule, table)
+    assert [rule.judge(other, ORDER)(trial) for trial in table] == verdicts(rule, table)
 
 
 @pytest.mark.parametrize("rule", [*RACING, *RULES.values()])
@@ -87,22 +87,22 @@ def test_order_of_arrival_does_not_matter(rule, table, random):
 def test_equal_to_or_better_than_everyone_is_never_given_up(rule, table, there, gain):
     best = [max(s.scores.get(fold, -9.0) for s in table.values()) + gain for fold in ORDER]
     table[9] = Standing({fold: best[fold] for fold in there})
-    assert not rule.hopeless(9, table, ORDER)
+    assert not rule.judge(table, ORDER)(9)
 
 
 @pytest.mark.parametrize("rule", [*RACING, *RULES.values()])
 @quick
 @given(table=tables())
 def test_complete_is_never_given_up(rule, table):
-    assert not rule.hopeless(0, table, ORDER)
+    assert not rule.judge(table, ORDER)(0)
 
 
 @pytest.mark.parametrize("rule", [Wilcoxon(0.2, 3), SuccessiveHalving((2, 5), 3)])
 def test_clearly_worse_is_given_up_and_never_without_racing(rule):
     table = {t: Standing({f: 0.8 + 0.01 * f for f in ORDER}, complete=True) for t in range(3)}
     table[9] = Standing({f: 0.5 + 0.02 * f for f in ORDER[:5]})
-    assert rule.hopeless(9, table, ORDER)
-    assert not NoRacing().hopeless(9, table, ORDER)
+    assert rule.judge(table, ORDER)(9)
+    assert not NoRacing().judge(table, ORDER)(9)
 
 
 @quick
@@ -113,7 +113,7 @@ def test_wilcoxon_pairs_an_undefined_fold_with_nothing(table, void, score):
     table = {0: table[0], 1: Standing(scores, undefined=[void])}
     other = table | {0: Standing({**table[0].scores, void: score}, complete=True)}
     rule = Wilcoxon(0.2, 3)
-    assert rule.hopeless(1, table, ORDER) == rule.hopeless(1, other, ORDER)
+    assert rule.judge(table, ORDER)(1) == rule.judge(other, ORDER)(1)
 
 
 @quick
@@ -127,7 +127,7 @@ def test_successive_halving_leaves_an_undefined_fold_out_for_all(table, void, lo
     for trial in table:
         rung = max((r for r in rule.rungs if holes[trial].has(ORDER[:r])), default=0)
         if void not in ORDER[:rung] or holes[lone].has(ORDER[:rung]):  # else the one undefined isn't among the rivals
-            assert rule.hopeless(trial, holes, ORDER) == rule.hopeless(trial, level, ORDER)
+            assert rule.judge(holes, ORDER)(trial) == rule.judge(level, ORDER)(trial)
 
 
 # ----------------------------------------------------------------------------------------------------------- the test
@@ -167,7 +167,7 @@ def test_wilcoxon_follows_its_p_value_and_never_a_mean_that_is_not_behind(table,
     best = incumbent(table)
     for trial, standing in table.items():
         differences = paired_differences(standing.scores, table[best].scores)
-        hopeless = Wilcoxon(threshold, 1).hopeless(trial, table, ORDER)
+        hopeless = Wilcoxon(threshold, 1).judge(table, ORDER)(trial)
         assert hopeless <= (differences.sum() < 0)
         if differences.sum() < 0 and not standing.complete:
             assert hopeless == (signed_rank_p(differences) < threshold)
@@ -177,14 +177,14 @@ def test_wilcoxon_ranks_may_speak_against_a_trial_that_is_ahead():
     table = {0: Standing(dict.fromkeys(ORDER, 0.5), complete=True)}
     table[1] = Standing({**{f: 0.49 - 0.001 * f for f in range(6)}, 6: 0.9})
     assert signed_rank_p(paired_differences(table[1].scores, table[0].scores)) < 0.2
-    assert not Wilcoxon(0.2, 3).hopeless(1, table, ORDER)
+    assert not Wilcoxon(0.2, 3).judge(table, ORDER)(1)
 
 
 def test_wilcoxon_waits_for_its_startup_and_for_an_incumbent():
     table = {0: Standing(dict.fromkeys(ORDER, 0.9), complete=True)}
     folds = [Standing({f: 0.1 * f for f in ORDER[:n]}) for n in range(6)]
-    assert [Wilcoxon(0.9, 4).hopeless(1, {**table, 1: s}, ORDER) for s in folds] == [False] * 4 + [True] * 2
-    assert not Wilcoxon(0.9, 4).hopeless(1, {0: Standing(table[0].scores), 1: folds[5]}, ORDER)
+    assert [Wilcoxon(0.9, 4).judge({**table, 1: s}, ORDER)(1) for s in folds] == [False] * 4 + [True] * 2
+    assert not Wilcoxon(0.9, 4).judge({0: Standing(table[0].scores), 1: folds[5]}, ORDER)(1)
 
 
 # -------------------------------------------------------------------------------------------------- successive halving
@@ -195,7 +195,7 @@ def test_wilcoxon_waits_for_its_startup_and_for_an_incumbent():
 def test_successive_halving_keeps_the_right_share(quality, trials, eta, data):
     gone = data.draw(st.sets(st.integers(0, trials - 1)))
     table = {t: Standing({0: quality[t], 1: 0.0}, abandoned=t in gone) for t in range(trials)}
-    kept = {t for t in table if not SuccessiveHalving((2, 5), eta).hopeless(t, table, ORDER)}
+    kept = {t for t in table if not SuccessiveHalving((2, 5), eta).judge(table, ORDER)(t)}
     best_first = sorted(table, key=lambda t: -quality[t])
     expected = set(best_first[: -(-trials // eta)])
     alive = [t for t in best_first if t not in gone]
@@ -205,11 +205,11 @@ def test_successive_halving_keeps_the_right_share(quality, trials, eta, data):
 def test_successive_halving_judges_at_the_highest_rung_with_all_its_folds():
     rule, order = SuccessiveHalving((2, 4), 2), [3, 1, 0, 2]
     good = {t: Standing(dict.fromkeys(order, 0.9), complete=True) for t in range(3)}
-    assert not rule.hopeless(9, {**good, 9: Standing({3: 0.1, 0: 0.1, 2: 0.1})}, order)  # fold 1 is missing
-    assert rule.hopeless(9, {**good, 9: Standing({3: 0.1, 1: 0.1})}, order)
-    assert rule.hopeless(9, {**good, 9: Standing({3: 0.1}, undefined=[1])}, order)
+    assert not rule.judge({**good, 9: Standing({3: 0.1, 0: 0.1, 2: 0.1})}, order)(9)  # fold 1 is missing
+    assert rule.judge({**good, 9: Standing({3: 0.1, 1: 0.1})}, order)(9)
+    assert rule.judge({**good, 9: Standing({3: 0.1}, undefined=[1])}, order)(9)
     ahead = {t: Standing({3: 0.9, 1: 0.9}) for t in range(3)}  # only at the lower rung
-    assert not rule.hopeless(9, {**ahead, 9: Standing({3: 0.1, 1: 0.1, 0: 0.1}, undefined=[2])}, order)
+    assert not rule.judge({**ahead, 9: Standing({3: 0.1, 1: 0.1, 0: 0.1}, undefined=[2])}, order)(9)
 
 
 # --------------------------------------------------------------------------------------------------- estimates
@@ -394,7 +394,7 @@ def test_a_race_ends_with_a_complete_trial_and_jobs_run_once(table, workers, spe
         scores = {**table_now[trial].scores, fold: table[trial][fold]}
         gone = table_now[trial].abandoned
         table_now[trial] = Standing(scores, len(scores) == FOLDS, gone)
-        if not gone and rule.hopeless(trial, table_now, ORDER):
+        if not gone and rule.judge(table_now, ORDER)(trial):
             table_now[trial] = Standing(scores, len(scores) == FOLDS, abandoned=True)
     assert all(s.complete or s.abandoned for s in table_now.values())
     assert all(set(s.scores) == set(folds) for s, folds in zip(table_now.values(), given, strict=True))

@@ -10,17 +10,18 @@ Notation: T trials, F folds.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 
-from tune.racing import RESOLUTION, Table, incumbent, paired_differences
+from tune.racing import RESOLUTION, Standing, Table, incumbent, paired_differences
 
 REFERENCES = 5
 """Known trials that an estimate is made by, where folds score together."""
 
 
-def estimates(table: Table, known: Mapping[int, float]) -> dict[int, float]:
+def estimates(table: Table, known: Mapping[int, float], *, of: Collection[int] | None = None) -> dict[int, float]:
     """What the objective is thought to be of every trial that has scores and isn't known.
 
     Their means, corrected for the folds that they ran, moved to the scale of the objective, which needn't be a mean
@@ -30,37 +31,42 @@ def estimates(table: Table, known: Mapping[int, float]) -> dict[int, float]:
     Args:
         table: all trials that have a fold in.
         known: objective of the trials that are through.
+        of: these trials alone; all, if left out.
     """
-    unknown = [trial for trial, standing in table.items() if standing.scores and trial not in known]
+    wanted = table if of is None else [trial for trial in of if trial in table]
+    unknown = [trial for trial in wanted if trial not in known and table[trial].scores]
     if not unknown:
         return {}
-    compared = {trial: _against_the_best(trial, table, known) for trial in unknown}
+    best_known = sorted(known.keys() & table.keys(), key=lambda trial: (-known[trial], trial))
+    compared = {trial: _against_the_best(table[trial], table, known, best_known) for trial in unknown}
     found = {trial: value for trial, value in compared.items() if value is not None}
     if len(found) == len(unknown):
         return found
     moves = [known[trial] - mean for trial, s in table.items() if trial in known and (mean := s.mean) is not None]
     move = math.fsum(moves) / len(moves) if moves else 0.0
-    effects = fold_effects(table)
-    return {trial: move + _corrected_mean(trial, table, effects) for trial in unknown} | found
+    effects, best = fold_effects(table), incumbent(table)
+    leader = None if best is None else table[best]
+    return {trial: move + _corrected_mean(table[trial], leader, effects) for trial in unknown} | found
 
 
-def _against_the_best(trial: int, table: Table, known: Mapping[int, float]) -> float | None:
+def _against_the_best(
+    standing: Standing, table: Table, known: Mapping[int, float], best_known: Sequence[int]
+) -> float | None:
     """Estimate where folds score together: how a trial compares, over its folds, with the best known trials over these.
 
     Mean over them of objective + difference. None where folds don't score together, or where that is undefined.
     """
-    standing = table[trial]
     if standing.together is None:
         return None
-    folds = [*standing.scores, *standing.undefined]
-    mine = standing.together(folds)
-    best = sorted((k for k in known if k in table and table[k].has(folds)), key=lambda k: -known[k])[:REFERENCES]
-    theirs = {k: together(folds) for k in best if (together := table[k].together) is not None}
-    values = [known[k] + mine - value for k, value in theirs.items() if value is not None and mine is not None]
+    folds = (*standing.scores, *standing.undefined)
+    mine = standing.over(folds)
+    best = islice((trial for trial in best_known if table[trial].has(folds)), REFERENCES)
+    theirs = {trial: table[trial].over(folds) for trial in best if table[trial].together}
+    values = [known[trial] + mine - value for trial, value in theirs.items() if value is not None and mine is not None]
     return math.fsum(values) / len(values) if values else None
 
 
-def _corrected_mean(trial: int, table: Table, effects: Mapping[int, float]) -> float:
+def _corrected_mean(standing: Standing, leader: Standing | None, effects: Mapping[int, float]) -> float:
     """A trial's mean over all folds, estimated from the folds that it ran, with their effects taken out.
 
     Exact where scores are trial + fold, and the plain mean for a complete trial. Least squares alone can, rarely, put a
@@ -68,21 +74,17 @@ def _corrected_mean(trial: int, table: Table, effects: Mapping[int, float]) -> f
     others. Then the estimate is the incumbent's mean plus the mean paired difference, so that who is behind the
     incumbent is always told to be.
     """
-    standing = table[trial]
     mean = standing.mean
     assert mean is not None, "only trials with scores are estimated"
     if standing.complete:
         return mean
     luck = math.fsum(effects[fold] for fold in standing.scores) / len(standing.scores)
     estimate = mean - luck + math.fsum(effects.values()) / len(effects)
-    best = incumbent(table)
-    if best is None:
+    top = None if leader is None else leader.mean
+    if leader is None or top is None or estimate < top:
         return estimate
-    differences = paired_differences(standing.scores, table[best].scores)
-    top = table[best].mean
-    assert top is not None, "an incumbent has a mean"
-    behind = differences.sum() < 0 and estimate >= top
-    return top + float(differences.mean()) * RESOLUTION if behind else estimate
+    differences = paired_differences(standing.scores, leader.scores)
+    return top + float(differences.mean()) * RESOLUTION if differences.sum() < 0 else estimate
 
 
 def fold_effects(table: Table) -> dict[int, float]:

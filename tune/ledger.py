@@ -150,6 +150,19 @@ class Ledger:
             self._race()
         self._close_what_is_done()
 
+    def put_back(self, job: FoldJob) -> bool:
+        """Takes back a job that was handed out and has no record, by no fault of its own: no attempt is counted.
+
+        Returns:
+            Whether it goes out again: not if its configuration was given up meanwhile.
+        """
+        trial = self.trials[job.trial]
+        del trial.running[job.identity]
+        if not trial.abandoned:
+            trial.pending.appendleft(job)
+        self._close_what_is_done()
+        return not trial.abandoned
+
     @property
     def out(self) -> int:
         """How many fold jobs are out."""
@@ -219,14 +232,16 @@ class Ledger:
 
     def _race(self) -> None:
         """Gives up the configurations that can't be hoped for any more."""
+        hopeless = self.racing.rule.judge(self.standings, self.racing.order)
         for number, trial in self.trials.items():
             if trial.abandoned or trial.whole or number not in self.standings:
                 continue
-            if self.racing.rule.hopeless(number, self.standings, self.racing.order):
+            if hopeless(number):
                 trial.abandoned = True
                 trial.pending.clear()
                 self.standings[number] = self._standing(trial)
                 self.listener.on_abandon(trial)
+                hopeless = self.racing.rule.judge(self.standings, self.racing.order)
 
     def _close_what_is_done(self) -> None:
         for number in [number for number, trial in self.trials.items() if trial.closed]:

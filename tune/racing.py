@@ -9,9 +9,10 @@ decision depends on which folds are in, never on when they came. Notation: T tri
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from types import MappingProxyType
 from typing import Protocol
 
@@ -44,30 +45,50 @@ class Standing:
     abandoned: bool = False
     undefined: Collection[int] = ()
     together: Callable[[Sequence[int]], float | None] | None = field(default=None, compare=False)
+    _over: dict[tuple[int, ...], float | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def mean(self) -> float | None:
         """Mean score over the folds that are in; None without any."""
         return math.fsum(self.scores.values()) / len(self.scores) if self.scores else None
 
+    @cached_property
+    def defined(self) -> frozenset[int]:
+        """Folds with a score."""
+        return frozenset(self.scores)
+
+    @cached_property
+    def came_in(self) -> frozenset[int]:
+        """Folds that came in, with a score or without."""
+        return self.defined.union(self.undefined)
+
     def has(self, folds: Sequence[int]) -> bool:
         """Whether all of these folds came in, with a score or without."""
-        known = self.scores
-        return self.complete or all(fold in known or fold in self.undefined for fold in folds)
+        return self.complete or self.came_in.issuperset(folds)
+
+    def over(self, folds: tuple[int, ...]) -> float | None:
+        """Score of folds that it has, together where that is how it scores, else their sum; computed once."""
+        if folds not in self._over:
+            scores = self.scores
+            self._over[folds] = self.together(folds) if self.together else math.fsum(scores[fold] for fold in folds)
+        return self._over[folds]
 
 
 Table = Mapping[int, Standing]
+Judge = Callable[[int], bool]
+"""Number of a trial of the table -> whether to give it up."""
 
 
 class Rule(Protocol):
     """Decides whether to give up a configuration."""
 
-    def hopeless(self, trial: int, table: Table, order: Sequence[int]) -> bool:
-        """Whether to give up a trial, asked when one of its folds has come in; False for a complete one.
+    def judge(self, table: Table, order: Sequence[int]) -> Judge:
+        """Says of a trial whether to give it up, asked when a fold has come in; never of a complete one.
+
+        What all trials are judged by is computed once, hence the judge's word is good until the table changes.
 
         Args:
-            trial: number of the trial.
-            table: all trials that have a fold in, this one included.
+            table: all trials that have a fold in.
             order: all folds, in the order in which they are handed out.
         """
 
@@ -79,9 +100,9 @@ class Rule(Protocol):
 class NoRacing:
     """Every configuration runs on all folds."""
 
-    def hopeless(self, trial: int, table: Table, order: Sequence[int]) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
+    def judge(self, table: Table, order: Sequence[int]) -> Judge:  # noqa: ARG002
+        """Gives nothing up."""
+        return lambda _: False
 
     def ahead(self, done: int) -> int | None:  # noqa: ARG002
         """No decision is ever due."""
@@ -115,15 +136,19 @@ class Wilcoxon:
         if self.startup < 1:
             raise ValueError(f"startup must be 1 or more, but is {self.startup}")
 
-    def hopeless(self, trial: int, table: Table, order: Sequence[int]) -> bool:  # noqa: ARG002
-        """Whether the trial is significantly worse than the incumbent."""
+    def judge(self, table: Table, order: Sequence[int]) -> Judge:  # noqa: ARG002
+        """Gives up a trial that is significantly worse than the incumbent."""
         best = incumbent(table)
-        if best is None or table[trial].complete:
-            return False
-        differences = paired_differences(table[trial].scores, table[best].scores)
-        if len(differences) < self.startup or differences.sum() >= 0:
-            return False
-        return signed_rank_p(differences) < self.threshold
+
+        def hopeless(trial: int) -> bool:
+            if best is None or table[trial].complete:
+                return False
+            differences = paired_differences(table[trial].scores, table[best].scores)
+            if len(differences) < self.startup or differences.sum() >= 0:
+                return False
+            return signed_rank_p(differences) < self.threshold
+
+        return hopeless
 
     def ahead(self, done: int) -> int | None:
         """Up to `startup` folds, then one at a time."""
@@ -163,22 +188,52 @@ class SuccessiveHalving:
         if self.eta < 2:
             raise ValueError(f"eta must be 2 or more, but is {self.eta}")
 
-    def hopeless(self, trial: int, table: Table, order: Sequence[int]) -> bool:
-        """Whether the trial is outside the best 1/eta at its highest rung."""
-        standing = table[trial]
-        reached = [order[:r] for r in self.rungs if r <= len(order) and standing.has(order[:r])]
-        if standing.complete or not reached:
-            return False
-        rivals = [other for other in table.values() if other.has(reached[-1])]
-        values = _values([standing, *rivals], reached[-1])
-        if values is None:
-            return False
-        better = [rival for rival, value in zip(rivals, values[1:], strict=True) if value > values[0] + RESOLUTION]
-        return len(better) >= math.ceil(len(rivals) / self.eta) and not all(rival.abandoned for rival in better)
+    def judge(self, table: Table, order: Sequence[int]) -> Judge:
+        """Gives up a trial outside the best 1/eta at its highest rung."""
+        heats = cache(lambda rung: Heat.at(table, tuple(order[:rung])))
+
+        def hopeless(trial: int) -> bool:
+            standing = table[trial]
+            reached = [r for r in self.rungs if r <= len(order) and standing.has(order[:r])]
+            return bool(reached) and not standing.complete and heats(reached[-1]).leaves_out(trial, self.eta)
+
+        return hopeless
 
     def ahead(self, done: int) -> int | None:
         """Up to the next rung."""
         return next((rung - done for rung in self.rungs if rung > done), None)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Who has certain folds, and their scores over these.
+
+    Attributes:
+        values: score by trial; empty where one of them is undefined.
+        ascending: these scores, sorted.
+        lead: the highest of those who aren't given up.
+    """
+
+    values: Mapping[int, float]
+    ascending: Sequence[float]
+    lead: float
+
+    @classmethod
+    def at(cls, table: Table, folds: tuple[int, ...]) -> "Heat":
+        """All trials that have these folds."""
+        there = {trial: standing for trial, standing in table.items() if standing.has(folds)}
+        found = _values(list(there.values()), folds)
+        values = {} if found is None else dict(zip(there, found, strict=True))
+        alive = [value for trial, value in values.items() if not table[trial].abandoned]
+        return cls(values, sorted(values.values()), max(alive, default=-math.inf))
+
+    def leaves_out(self, trial: int, eta: int) -> bool:
+        """Whether the best 1/eta, rounded up, are better than a trial, and one of the better is not given up."""
+        if trial not in self.values:
+            return False
+        level = self.values[trial] + RESOLUTION
+        better = len(self.ascending) - bisect_right(self.ascending, level)
+        return better >= math.ceil(len(self.ascending) / eta) and self.lead > level
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -220,14 +275,12 @@ def incumbent(table: Table) -> int | None:
     return -max(means)[1] if means else None
 
 
-def _values(standings: Sequence[Standing], folds: Sequence[int]) -> list[float] | None:
-    """Score of each over folds that all have: together where that is how they score, else the sum over defined ones."""
-    if all(standing.together is not None for standing in standings):
-        found = [standing.together(folds) for standing in standings if standing.together is not None]
-        defined = [value for value in found if value is not None]
-        return defined if len(defined) == len(found) else None
-    shared = [fold for fold in folds if all(fold in standing.scores for standing in standings)]
-    return [math.fsum(standing.scores[fold] for fold in shared) for standing in standings]
+def _values(standings: Sequence[Standing], folds: tuple[int, ...]) -> list[float] | None:
+    """Score of each over folds that all have, those left out that are undefined for one; None where that is."""
+    if not all(standing.together for standing in standings):
+        folds = tuple(fold for fold in folds if all(fold in standing.defined for standing in standings))
+    values = [value for standing in standings if (value := standing.over(folds)) is not None]
+    return values if len(values) == len(standings) else None
 
 
 def paired_differences(scores: Scores, others: Scores) -> Floats:
@@ -242,7 +295,7 @@ def shortfall(trial: int, table: Table) -> tuple[int, float, int] | None:
     Rivals are trials that have these folds too and aren't given up. None where it is behind nobody.
     """
     standing = table[trial]
-    folds = [*standing.scores, *standing.undefined]
+    folds = (*standing.scores, *standing.undefined)
     rivals = [n for n, other in table.items() if n != trial and not other.abandoned and other.has(folds)]
     values = _values([standing, *(table[rival] for rival in rivals)], folds)
     if not rivals or not values or not folds:

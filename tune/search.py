@@ -6,14 +6,15 @@ own, for every proposal, so that an interrupted search goes on as an uninterrupt
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pydantic import ValidationError
@@ -92,15 +93,15 @@ class Search:
         raise StudyError(f"search: {MOST_ATTEMPTS} proposals in a row were impossible combinations: {reason}")
 
     def _drawn(self, estimates: Mapping[int, float]) -> Parameters:
-        """Parameters of the next proposal, drawn by TPE in a copy of the study that knows the estimates."""
+        """Parameters of the next proposal, drawn by TPE in a view of the study that knows the estimates."""
         trials, defaults = self._trials(), self.study.defaults
         if not trials and self.study.search and len(defaults) == len(self.study.search):
             return dict(defaults)
         seed = int(np.random.SeedSequence([self.study.seed, len(trials)]).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        copy = optuna.create_study(direction="maximize", sampler=sampler)
-        copy.add_trials([_estimated(trial, estimates.get(trial.number)) for trial in trials])
-        return dict(copy.ask(self.space).params)
+        past = [_estimated(trial, estimates.get(trial.number)) for trial in trials]
+        view = optuna.create_study(storage=Past(past), direction="maximize", sampler=sampler)
+        return dict(view.ask(self.space).params)
 
     def _note(self, parameters: Parameters, state: TrialState, **attributes: str) -> None:
         """Writes a proposal to the journal, in one line: there is never half a proposal."""
@@ -131,6 +132,30 @@ class Search:
         return Proposal(number, dict(parameters), config, store, configuration_hash(config, store))
 
 
+class Past(InMemoryStorage):
+    """Storage of a study in memory that has these trials already, and doesn't copy them.
+
+    `optuna.Study.add_trials` copies every value of each: with 1,000 trials four fifths of a proposal's time.
+    """
+
+    def __init__(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
+        super().__init__()
+        self.past = trials
+
+    def create_new_trial(self, study_id: int, template_trial: optuna.trial.FrozenTrial | None = None) -> int:
+        """One more, numbered after those of the past."""
+        created = super().create_new_trial(study_id, template_trial)
+        self.get_trial(created).number += len(self.past)
+        return created
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[optuna.trial.FrozenTrial]:
+        """Those of the past, and then the others."""
+        known = [trial for trial in self.past if states is None or trial.state in states]
+        return known + super().get_all_trials(study_id, deepcopy, states)
+
+
 def _is_real(trial: optuna.trial.FrozenTrial) -> bool:
     return "impossible" not in trial.user_attrs
 
@@ -139,7 +164,9 @@ def _estimated(trial: optuna.trial.FrozenTrial, value: float | None) -> optuna.t
     """A trial as if it had been told `value`; one that failed stays so."""
     if value is None or trial.state == TrialState.FAIL:
         return trial
-    return optuna.create_trial(value=value, params=trial.params, distributions=trial.distributions)
+    known = copy(trial)
+    known.state, known.value = TrialState.COMPLETE, value
+    return known
 
 
 def _distribution(study: Study, name: str, parameter: Parameter) -> BaseDistribution:

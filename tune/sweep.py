@@ -166,7 +166,7 @@ class Sweep:
         return pooled_objective(records, self.kinds, self.plan.data.folds)
 
     def _estimate(self, number: int) -> float | None:
-        return estimates(self.ledger.standings, self.objectives).get(number)
+        return estimates(self.ledger.standings, self.objectives, of=[number]).get(number)
 
     def _on_close(self, trial: Trial) -> None:
         study, records = self.plan.study, list(trial.records.values())
