@@ -24,7 +24,7 @@ from tune.leaderboard import CHARTS, LEADERBOARD, TRIALS_ONLY, is_tested, leader
 from tune.selection import objective_metric
 from tune.space import Study
 from tune.tracking import connect
-from tune.ui import _choose_port, _running_server, _state_file, announce, ui
+from tune.ui import _choose_port, _running_server, _state_file, announce, ui, way_in
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -309,3 +309,11 @@ def test_a_sweep_announces_the_command_that_opens_a_store(small, monkeypatch):
     assert announce(client, small.experiment, STUDY) == f"hilbert ui parents --tracking-uri {small.uri}"
     monkeypatch.chdir(small.database.parent)
     assert announce(client, small.experiment, STUDY) == "hilbert ui parents"
+
+
+def test_who_sits_at_another_computer_is_told_the_way_to_the_server():
+    there = {"SSH_CONNECTION": "10.0.0.2 51000 10.0.0.1 22"}
+    assert "ray attach CLUSTER.yaml -p 5001" in way_in("http://127.0.0.1:5001", there)
+    assert way_in("http://127.0.0.1:5001", {}) == ""
+    assert way_in("https://mlflow.lab.org", there) == ""
+    assert way_in("sqlite:///mlflow.db", there) == ""

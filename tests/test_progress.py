@@ -49,9 +49,23 @@ def test_a_line_for_each_configuration_where_there_is_no_terminal():
     with shown:
         run_one(shown, clock, 0, 0.71)
         run_one(shown, clock, 1, 0.9)
-    lines = written(shown).splitlines()
+    first, *lines = written(shown).splitlines()
+    assert first == "1/40 fold jobs, 2 at once, 1:57 left"
     assert lines[0] == "t000  mean_auc 0.7100 ± 0.0100  [1/10 trials, 4/40 fold jobs; best so far t000, 1:48 left]"
     assert lines[1] == "t001  mean_auc 0.9000 ± 0.0100  [2/10 trials, 8/40 fold jobs; best so far t001, 1:36 left]"
+
+
+def test_long_configurations_are_not_waited_for_in_silence():
+    shown, clock = progress(jobs=100, folds=100, trials=1)
+    for _ in range(10):
+        clock.now += 20
+        shown.job(failed=False, fresh=True)
+    assert [line.partition(" ")[0] for line in written(shown).splitlines()] == ["1/100", "4/100", "7/100", "10/100"]
+    shown, clock = progress()
+    for _ in range(4):
+        clock.now += 100
+        shown.job(failed=False, fresh=False)  # what an earlier run has done is no sign of life
+    assert written(shown) == ""
 
 
 def test_the_live_table_shows_the_best_first():

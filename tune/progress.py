@@ -1,8 +1,9 @@
-"""What a person sees of a running sweep: a live table on a terminal, a line for each configuration elsewhere.
+"""What a person sees of a running sweep: a live table on a terminal, else a line a configuration, or a minute.
 
 Everything goes to stderr.
 """
 
+import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -18,6 +19,8 @@ from tune.selection import Summary, objective_metric
 
 BEST = 8
 """Configurations in the live table."""
+SAY_EVERY = 60.0
+"""Seconds without a line, where there is no terminal, after which a fold job is worth one."""
 
 
 class SweepProgress:
@@ -50,7 +53,7 @@ class SweepProgress:
         self.console, self.hours, self.clock = console, hours, clock
         self.best: list[tuple[Proposal, Summary]] = []
         self.done = self.fresh = self.failed = self.complete = self.abandoned = 0
-        self.started = clock()
+        self.started, self.said = clock(), -math.inf
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
         )
@@ -78,6 +81,8 @@ class SweepProgress:
         """Counts a fold job; `fresh` if it ran just now."""
         self.done, self.fresh, self.failed = self.done + 1, self.fresh + fresh, self.failed + failed
         self.bar.update(self.task, completed=self.done, left=self.time_left())
+        if fresh and self.clock() - self.said >= SAY_EVERY:
+            self._say(f"{self.done}/{self.jobs} fold jobs, {self.workers()} at once, {self.time_left()}")
 
     def give_up(self, jobs: int) -> None:
         """Takes the fold jobs that an abandoned configuration is spared off the total."""
@@ -90,8 +95,7 @@ class SweepProgress:
         if summary.objective is not None and not summary.abandoned:
             self.best.append((proposal, summary))
             self.best.sort(key=lambda pair: -_objective(pair[1]))
-        if not self.console.is_terminal:
-            self.console.print(self._line(proposal, summary), markup=False, highlight=False, soft_wrap=True)
+        self._say(self._line(proposal, summary))
 
     def time_left(self) -> str:
         """What the pace of the fold jobs that ran just now, and of racing so far, promises."""
@@ -105,6 +109,11 @@ class SweepProgress:
             return f"{duration(expected * pace)} left"
         rest = max(3600 * self.hours - self.elapsed, 0)
         return f"{duration(rest)} left, enough for about {rest / pace / spent:.0f} more configurations"
+
+    def _say(self, line: str) -> None:
+        if not self.console.is_terminal:
+            self.said = self.clock()
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, proposal: Proposal, summary: Summary) -> str:
         result = _result(summary, self.objective)

@@ -16,14 +16,14 @@ import tempfile
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from subprocess import Popen
 from typing import IO, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from hilbert.errors import HilbertError, InputError
 from tune.formats import log_name
@@ -56,6 +56,18 @@ def announce(client: Client, experiment_id: str, study: Study) -> str:
         return leaderboard_url(uri, experiment_id, study.objective, view)
     elsewhere = [] if uri == tracking_uri() else ["--tracking-uri", uri]
     return shlex.join(["hilbert", "ui", study.study, *elsewhere])
+
+
+def way_in(uri: str, environment: Mapping[str, str] = os.environ) -> str:
+    """How a server that listens on this computer alone is reached from another one, in words.
+
+    Empty for other servers, and where nobody sits at another computer, as far as ssh says.
+    """
+    place = urlsplit(uri)
+    if place.hostname not in {"127.0.0.1", "localhost"} or "SSH_CONNECTION" not in environment:
+        return ""
+    port = place.port or 80
+    return f"from your own computer: ray attach CLUSTER.yaml -p {port}, or ssh -L {port}:127.0.0.1:{port} HOST, first"
 
 
 def ui(study: str, *, uri: str | None = None, port: int | None = None, browser: bool = True) -> int:
