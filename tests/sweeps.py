@@ -4,18 +4,19 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-
-from tune.tracking import connect
+from filelock import FileLock
+from forked import can_fork, nursery
 
 LIMIT = 240
 """Seconds after which a command counts as hanging."""
@@ -26,6 +27,7 @@ QUICK = {
     "folds": {"n_splits": 3, "seed": 1},
     "trials": 2,
     "racing": "none",
+    "resources": {"workers": 1},
     "model": {"width": 16, "heads": 2, "experts": 2, "expert_width": 8},
     "train": {"epochs": 2},
     "search": {
@@ -38,6 +40,8 @@ QUICK = {
 @cache
 def empty_database() -> Path:
     """A new MLflow database: making one takes seconds, copying it none."""
+    from tune.tracking import connect
+
     path = Path(tempfile.mkdtemp(prefix="hilbert-test-")) / "mlflow.db"
     connect(f"sqlite:///{path}")
     return path
@@ -66,8 +70,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def hilbert(*arguments: str | Path, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command in `folder`."""
-    return run(command(*arguments), folder=folder, **variables)
+    """Runs the command in `folder`, in a process that needs no time for imports wherever that makes no difference."""
+    given = environment(**variables)
+    if not can_fork(given):
+        return run(command(*arguments), folder=folder, **variables)
+    return nursery().run([str(argument) for argument in arguments], folder=folder, environment=given, limit=LIMIT)
 
 
 def run(arguments: Sequence[str], *, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -81,6 +88,49 @@ def run(arguments: Sequence[str], *, folder: Path, **variables: str) -> subproce
         timeout=LIMIT,
         check=False,
     )
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Here = Callable[..., Done]
+"""What runs a command in this process: `here("compare", "quick", folder=...)`."""
+
+
+class Swept(NamedTuple):
+    """A finished sweep: its folder, and what the command said."""
+
+    folder: Path
+    stdout: str
+    stderr: str
+
+    def copy(self, folder: Path) -> Path:
+        """A copy in `folder` that may be changed, with artifacts of its own; returns `folder`."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        with sqlite3.connect(folder / "mlflow.db") as database:
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                places = [self.folder.as_uri() + "/", folder.as_uri() + "/"]
+                database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", places)
+        database.close()
+        return folder
+
+
+def sweep_once(place: Path, *options: str, **changes: Any) -> Swept:
+    """Sweeps a study in the folder `place`, unless another process of this test session has done so."""
+    said = place.with_name(f"{place.name}.json")
+    with FileLock(f"{place}.lock"):
+        if not said.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            write_study(place, database=False, **changes)
+            done = hilbert("sweep", "study.yaml", *options, folder=place)
+            assert done.returncode == 0, done.stderr
+            said.write_text(json.dumps([done.stdout, done.stderr]), encoding="utf-8")
+    return Swept(place, *json.loads(said.read_text(encoding="utf-8")))
 
 
 def stop_after(jobs: int, arguments: Sequence[str | Path], *, folder: Path, study: str, how: signal.Signals) -> int:

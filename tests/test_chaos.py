@@ -81,9 +81,8 @@ def undisturbed(tmp_path_factory, demo_store):
     """The same study here, with one worker and nothing that dies."""
     folder = tmp_path_factory.mktemp("undisturbed")
     write_study(folder, features=str(demo_store), **STUDY | {"resources": {"workers": 1}})
-    with started("sweep", "study.yaml", folder=folder) as process:
-        _, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, err
+    done = hilbert("sweep", "study.yaml", folder=folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -12,22 +12,11 @@ from sweeps import QUICK, hilbert
 
 from hilbert import __version__
 from hilbert.features import FeatureStore
-from tune.cli import main
 
 
-def run(capsys, *arguments):
-    """Exit code, stdout and stderr of a command in this process."""
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code
-    found = capsys.readouterr()
-    return code, found.out, found.err
-
-
-def refused(capsys, *arguments):
+def refused(here, *arguments):
     """The message of a command that must be refused."""
-    code, out, err = run(capsys, *arguments)
+    code, out, err = here(*arguments)
     assert code == 2, err
     assert out == ""
     assert "Traceback" not in err
@@ -36,8 +25,8 @@ def refused(capsys, *arguments):
 
 
 @pytest.mark.parametrize("command", ["", "extract", "sweep", "fit", "compare"])
-def test_help_tells_what_a_command_does(capsys, command):
-    code, out, _ = run(capsys, *filter(None, [command]), "--help")
+def test_help_tells_what_a_command_does(here, command):
+    code, out, _ = here(*filter(None, [command]), "--help")
     assert code == 0
     assert "usage: hilbert" in out
     assert len(out.splitlines()) > 8
@@ -54,25 +43,25 @@ def test_help_answers_without_heavy_imports():
     assert done.stderr.strip() == ""
 
 
-def test_version(capsys):
-    assert run(capsys, "--version")[1].strip() == f"hilbert {__version__}"
+def test_version(here):
+    assert here("--version")[1].strip() == f"hilbert {__version__}"
 
 
 @pytest.mark.parametrize("case", bad_data.COHORTS, ids=lambda case: case.name)
-def test_a_wrong_cohort_is_refused(capsys, tmp_path, case):
+def test_a_wrong_cohort_is_refused(here, tmp_path, case):
     case.make(tmp_path / "cohort")
-    message = refused(capsys, "extract", tmp_path / "cohort", tmp_path / "store", "--audio", "opensmile:eGeMAPSv02")
+    message = refused(here, "extract", tmp_path / "cohort", tmp_path / "store", "--audio", "opensmile:eGeMAPSv02")
     for part in case.expected:
         assert part in message
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("case", bad_data.STORES, ids=lambda case: case.name)
-def test_a_wrong_store_is_refused(capsys, tmp_path, monkeypatch, case):
+def test_a_wrong_store_is_refused(here, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     case.make(tmp_path / "store")
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(QUICK | {"features": "store", "tasks": {"affect": "binary"}}))
-    code, out, err = run(capsys, "fit", "study.yaml", "--fold", 0)
+    code, out, err = here("fit", "study.yaml", "--fold", 0)
     if code == 2:  # sizes and shapes are looked at on opening; altered bytes only where everything is read
         assert out == ""
         assert "Traceback" not in err
@@ -114,31 +103,31 @@ BAD_STUDIES = [
 
 @pytest.mark.parametrize(("changes", "expected"), BAD_STUDIES, ids=[str(case[0])[:40] for case in BAD_STUDIES])
 @pytest.mark.parametrize("command", [["sweep"], ["fit", "--fold", "0"]], ids=["sweep", "fit"])
-def test_a_wrong_study_is_refused_before_anything_runs(capsys, study, tmp_path, command, changes, expected):
-    message = refused(capsys, *command, study(**changes))
+def test_a_wrong_study_is_refused_before_anything_runs(here, study, tmp_path, command, changes, expected):
+    message = refused(here, *command, study(**changes))
     for part in expected:
         assert part in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["study.yaml"]
 
 
-def test_a_fold_that_is_not_there_is_refused(capsys, study):
-    assert "folds 0 to 2" in refused(capsys, "fit", study(), "--fold", 3)
+def test_a_fold_that_is_not_there_is_refused(here, study):
+    assert "folds 0 to 2" in refused(here, "fit", study(), "--fold", 3)
 
 
-def test_a_study_that_is_not_there_is_refused_with_those_that_are(capsys, tmp_path):
-    message = refused(capsys, "compare", "parents", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_study_that_is_not_there_is_refused_with_those_that_are(here, tmp_path):
+    message = refused(here, "compare", "parents", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db")
     assert "no study 'parents'" in message
     assert "--tracking-uri" in message
 
 
-def test_a_tracking_server_that_does_not_answer_is_named(capsys, study, monkeypatch):
+def test_a_tracking_server_that_does_not_answer_is_named(here, study, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    message = refused(capsys, "sweep", study(), "--tracking-uri", "http://127.0.0.1:9")
+    message = refused(here, "sweep", study(), "--tracking-uri", "http://127.0.0.1:9")
     assert "MLflow at http://127.0.0.1:9 can't be used" in message
 
 
-def test_fit_prints_aucs_and_saves_the_model(capsys, study, tmp_path):
-    code, out, err = run(capsys, "fit", study(), "--fold", 1, "--set", "train.epochs=1", "--output", "model")
+def test_fit_prints_aucs_and_saves_the_model(here, study, tmp_path):
+    code, out, err = here("fit", study(), "--fold", 1, "--set", "train.epochs=1", "--output", "model")
     assert code == 0, err
     lines = out.splitlines()
     assert lines[0] == "task,auc,labelled_held_out"
@@ -151,9 +140,9 @@ def test_fit_prints_aucs_and_saves_the_model(capsys, study, tmp_path):
     ]
 
 
-def test_extract_runs_twice_and_says_what_it_made(capsys, tmp_path):
+def test_extract_runs_twice_and_says_what_it_made(here, tmp_path):
     cohort = write_cohort(tmp_path / "cohort")
-    code, out, err = run(capsys, "extract", cohort, tmp_path / "store", "--audio", "opensmile:eGeMAPSv02")
+    code, out, err = here("extract", cohort, tmp_path / "store", "--audio", "opensmile:eGeMAPSv02")
     if code == 2:  # document b has no audio at all: without a text encoder nothing would be left of it
         assert "b" in err
     shutil.rmtree(tmp_path / "cohort")
@@ -163,7 +152,7 @@ def test_extract_runs_twice_and_says_what_it_made(capsys, tmp_path):
         segments="document_id,segment,audio\na,0,one.wav\nc,0,sub/two.wav\n",
     )
     for _ in range(2):
-        code, out, err = run(capsys, "extract", cohort, tmp_path / "store", "--audio", "opensmile:eGeMAPSv02")
+        code, out, err = here("extract", cohort, tmp_path / "store", "--audio", "opensmile:eGeMAPSv02")
         assert code == 0, err
         assert "audio: 2 segments of 2 documents, 88 features each" in out
     assert len(FeatureStore.open(tmp_path / "store")) == 2

@@ -10,11 +10,10 @@ from contests import TASKS, make, write
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from sweeps import hilbert, write_study
+from sweeps import hilbert
 
 from hilbert.errors import InputError
 from tune.choice import selected
-from tune.cli import main
 from tune.comparison import ranking, show, show_winner, with_tests
 from tune.contest import contest, pair
 from tune.evidence import gather_evidence
@@ -36,27 +35,11 @@ def printed(function, *arguments, width=200, encoding="utf-8"):
 
 
 @pytest.fixture
-def typed(capsys, monkeypatch):
-    """A function that runs a command in a folder, in this process: its exit code, stdout and stderr."""
+def ok(here):
+    """Runs a command that must work in a folder: its stdout and stderr."""
 
     def run(folder, *arguments):
-        monkeypatch.chdir(folder)
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return run
-
-
-@pytest.fixture
-def ok(typed):
-    """The same for commands that must work: stdout and stderr."""
-
-    def run(folder, *arguments):
-        code, out, err = typed(folder, *arguments)
+        code, out, err = here(*arguments, folder=folder)
         assert code == 0, err
         return out, err
 
@@ -259,13 +242,9 @@ def test_a_place_that_cannot_be_drawn_to_is_refused(tmp_path, name, expected):
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory, demo_store):
+def swept(tmp_path_factory, hashed_sweep):
     """A quick study with hashed ids, and what the command printed."""
-    folder = tmp_path_factory.mktemp("swept")
-    path = write_study(folder, features=str(demo_store))
-    done = hilbert("sweep", path, "--hash-ids", folder=folder)
-    assert done.returncode == 0, done.stderr
-    return folder, done
+    return hashed_sweep.copy(tmp_path_factory.mktemp("swept")), hashed_sweep
 
 
 def client_of(folder):
@@ -352,10 +331,10 @@ def test_compare_two(swept, ok):
         (["select", "other"], "no study 'other'"),
     ],
 )
-def test_wrong_input_is_refused(swept, typed, arguments, expected):
+def test_wrong_input_is_refused(swept, here, arguments, expected):
     folder, _ = swept
     before = sorted(folder.iterdir())
-    code, out, err = typed(folder, *arguments)
+    code, out, err = here(*arguments, folder=folder)
     assert (code, out) == (2, "")
     assert expected in err
     assert sorted(folder.iterdir()) == before

@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ from sweeps import command, environment, hilbert, write_study
 
 from hilbert.features import FeatureStore
 from hilbert.release import Release
-from tune.cli import main
 from tune.registry import champion
 from tune.tracking import connect
 
@@ -32,28 +30,6 @@ pytestmark = [
 ]
 
 LOCAL_FOLDER = "releases/affect/1"
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """Runs the command in this process, which has imported all that takes seconds."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def run(*arguments, folder: Path) -> Done:
-        monkeypatch.chdir(folder)
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return Done(code, *capsys.readouterr())
-
-    return run
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 def client_of(folder: Path):

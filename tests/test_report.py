@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from recorded import Recorded, Trial, artifacts_of, fold_aucs, predictions, record, study_files
 from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
-from sweeps import hilbert, write_study
+from sweeps import hilbert
 
 from hilbert.calibration import fit_calibrator
 from hilbert.errors import InputError
@@ -104,14 +104,11 @@ def words(page):
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory, demo_store):
+def swept(tmp_path_factory, quick_sweep):
     """A small sweep by the real command, its printed comparison, and its report."""
-    folder = tmp_path_factory.mktemp("report")
-    write_study(folder, features=str(demo_store))
-    done = hilbert("sweep", "study.yaml", folder=folder)
-    assert done.returncode == 0, done.stderr
+    folder = quick_sweep.copy(tmp_path_factory.mktemp("report"))
     client = connect(f"sqlite:///{folder}/mlflow.db")
-    return folder, done.stdout, client, *report(client, "quick", folder)
+    return folder, quick_sweep.stdout, client, *report(client, "quick", folder)
 
 
 def test_the_numbers_are_those_of_compare_to_the_digit(swept):

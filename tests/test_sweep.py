@@ -41,14 +41,46 @@ def proposals(folder: Path, study: str = "quick"):
     return {r.data.tags["hilbert.trial"]: r.data.params for r in parents}
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory, demo_store):
-    """A sweep with one worker."""
-    folder = tmp_path_factory.mktemp("one")
-    write_study(folder, database=False, features=str(demo_store), resources={"workers": 1})
-    done = hilbert("sweep", "study.yaml", folder=folder)
+# ---- what needs no shared sweep comes first: another process may be making it ----------------------------------------
+
+
+def test_a_configuration_with_failed_folds_is_listed_and_not_ranked(tmp_path, demo_store):
+    search = {"train.device": {"choices": ["cpu", "cuda:99"]}}
+    write_study(tmp_path, features=str(demo_store), train={"epochs": 1, "device": "cuda:99"}, search=search, trials=2)
+    done = hilbert("sweep", "study.yaml", folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "t000 is not ranked: folds 0,1,2 failed" in done.stdout
+    client, parents, children = runs(tmp_path)
+    trials = {r.data.tags["hilbert.trial"]: r for r in parents}
+    assert trials["0"].info.status == "FAILED"
+    assert "cv/auc_mean" not in trials["0"].data.metrics
+    failed = next(r for r in children if r.data.tags["hilbert.trial"] == "0")
+    assert failed.info.status == "FAILED"
+    trace = Path(client.download_artifacts(failed.info.run_id, "error.txt")).read_text()
+    assert "Traceback" in trace
+
+
+def test_pairs_of_backbones_are_searched_and_compared(tmp_path, demo_store):
+    from hilbert.features import FeatureStore
+
+    store = FeatureStore.open(demo_store)
+    halves = {name: [getattr(store, name)[i][:, ::2] for i in range(len(store))] for name in ("audio", "text")}
+    FeatureStore.write(tmp_path / "half", documents=store.documents, **halves)
+    stores = {"full": str(demo_store), "half": "half"}
+    write_study(tmp_path, features=stores, search={}, trials=4)
+    done = hilbert("sweep", "study.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    return folder, done
+    assert "by features" in done.stdout
+    assert {p["features"] for p in proposals(tmp_path).values()} == {"full", "half"}
+
+
+# ---- one sweep -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, quick_sweep):
+    """A sweep with one worker."""
+    return quick_sweep.copy(tmp_path_factory.mktemp("one")), quick_sweep
 
 
 def test_a_sweep_ends_with_the_ranked_table_and_the_way_to_mlflow(one):
@@ -176,14 +208,12 @@ def test_no_transcript_no_path_and_no_id_reaches_mlflow_but_in_predictions(one, 
             assert not [name for name in ids if name in content], path
 
 
-def test_two_workers_find_the_same_to_the_last_bit(one, tmp_path, demo_store):
-    write_study(tmp_path, features=str(demo_store), resources={"workers": 2})
-    done = hilbert("sweep", "study.yaml", "--hash-ids", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert records(tmp_path, "quick") == records(one[0], "quick")
-    assert proposals(tmp_path) == proposals(one[0])
+def test_two_workers_find_the_same_to_the_last_bit(quick_sweep, hashed_sweep, demo_store):
+    folder = hashed_sweep.folder
+    assert records(folder, "quick") == records(quick_sweep.folder, "quick")
+    assert proposals(folder) == proposals(quick_sweep.folder)
     ids = [name.encode() for name in pd.read_csv(demo_store / "documents.csv")["document_id"]]
-    for path in [tmp_path / "mlflow.db", *(tmp_path / "mlartifacts").rglob("*.*")]:
+    for path in [folder / "mlflow.db", *(folder / "mlartifacts").rglob("*.*")]:
         content = path.read_bytes()
         assert not [name for name in ids if name in content], path
         if path.name == "predictions.parquet":
@@ -252,33 +282,3 @@ def test_a_record_that_is_lost_is_written_again_from_the_archive(one, tmp_path):
     for run in parents:
         twin = next(r for r in again if r.info.run_name == run.info.run_name)
         assert twin.data.metrics == run.data.metrics
-
-
-def test_a_configuration_with_failed_folds_is_listed_and_not_ranked(tmp_path, demo_store):
-    search = {"train.device": {"choices": ["cpu", "cuda:99"]}}
-    write_study(tmp_path, features=str(demo_store), train={"epochs": 1, "device": "cuda:99"}, search=search, trials=2)
-    done = hilbert("sweep", "study.yaml", folder=tmp_path)
-    assert done.returncode == 1, done.stderr
-    assert "t000 is not ranked: folds 0,1,2 failed" in done.stdout
-    client, parents, children = runs(tmp_path)
-    trials = {r.data.tags["hilbert.trial"]: r for r in parents}
-    assert trials["0"].info.status == "FAILED"
-    assert "cv/auc_mean" not in trials["0"].data.metrics
-    failed = next(r for r in children if r.data.tags["hilbert.trial"] == "0")
-    assert failed.info.status == "FAILED"
-    trace = Path(client.download_artifacts(failed.info.run_id, "error.txt")).read_text()
-    assert "Traceback" in trace
-
-
-def test_pairs_of_backbones_are_searched_and_compared(tmp_path, demo_store):
-    from hilbert.features import FeatureStore
-
-    store = FeatureStore.open(demo_store)
-    halves = {name: [getattr(store, name)[i][:, ::2] for i in range(len(store))] for name in ("audio", "text")}
-    FeatureStore.write(tmp_path / "half", documents=store.documents, **halves)
-    stores = {"full": str(demo_store), "half": "half"}
-    write_study(tmp_path, features=stores, search={}, trials=4)
-    done = hilbert("sweep", "study.yaml", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "by features" in done.stdout
-    assert {p["features"] for p in proposals(tmp_path).values()} == {"full", "half"}
