@@ -136,21 +136,33 @@ def make_batch(
     return Batch(audio, text, found)
 
 
-def moments(source: RaggedArray, documents: IntArray, *, chunk: int = 256) -> tuple[FloatArray, FloatArray]:
+def moments(
+    source: RaggedArray, documents: IntArray, *, chunk: int = 256, block: int = 1 << 18
+) -> tuple[FloatArray, FloatArray]:
     """Mean [D] and standard deviation [D] of the features over the segments of `documents`, in float64.
 
-    Reads `chunk` documents at a time, so that a large store is never in memory whole. A dimension that does not
-    vary gets the deviation 1; without any segment the mean is 0 and the deviation 1.
+    A dimension that does not vary gets the deviation 1; without any segment the mean is 0 and the deviation 1.
+
+    Args:
+        source: features.
+        documents: which documents.
+        chunk: documents that are summed up by themselves; last digits depend on it.
+        block: numbers in memory at once, about, so that a large store never is; nothing else depends on it.
     """
     dims = source.values.shape[1]
+    at_once = max(1, block // max(1, dims))
     count, total, square, shift = 0, np.zeros(dims), np.zeros(dims), np.zeros(dims)
     for start in range(0, len(documents), chunk):
         rows, _ = segment_rows(source.offsets, documents[start : start + chunk])
-        part = source.values[rows].astype(np.float64)
-        if not count and len(part):
-            shift = part[0].copy()  # near the data, so that squares don't cancel; other documents have no say in it
-        part -= shift
-        count, total, square = count + len(part), total + part.sum(0), square + (part**2).sum(0)
+        if not count and len(rows):
+            # near the data, so that squares don't cancel; other documents have no say in it
+            shift = source.values[rows[0]].astype(np.float64)
+        sums = np.zeros((2, 0, dims))
+        for first in range(0, len(rows), at_once):
+            part = source.values[rows[first : first + at_once]].astype(np.float64) - shift
+            # summed up row after row: the same to the last bit, wherever a block ends
+            sums = np.concatenate([sums, [part, part**2]], axis=1).sum(axis=1, keepdims=True)
+        count, total, square = count + len(rows), total + sums[0].sum(0), square + sums[1].sum(0)
     if not count:
         return np.zeros(dims), np.ones(dims)
     mean = total / count

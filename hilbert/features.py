@@ -12,8 +12,6 @@ A folder, without a pickle, without transcripts, and without paths of recordings
 N = documents, D = features, total = segments of all documents. A modality that was not extracted has no files.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,15 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hilbert import __version__
 from hilbert.errors import StoreError
 from hilbert.files import digest
 from hilbert.store_files import (
     DOCUMENTS,
-    FORMAT,
     MANIFEST,
     PRIVATE_COLUMNS,
-    VERSION,
     Array,
     Dtype,
     check_covered,
@@ -41,15 +36,15 @@ from hilbert.store_files import (
     commit,
     encoder_description,
     files_of,
+    fingerprint_of,
     link,
+    parse_manifest,
     staging,
     write_modality,
 )
 from hilbert.tables import read_table, table_text
 
 __all__ = ["PRIVATE_COLUMNS", "Dtype", "FeatureStore", "Ragged"]
-
-MODALITIES = ("audio", "text")
 
 Matrix = npt.NDArray[np.floating[Any]]
 
@@ -150,7 +145,7 @@ class FeatureStore:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the contents of all files: labels and features, and nothing else."""
-        return _fingerprint(self.manifest["files"])
+        return fingerprint_of(self.manifest)
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: Literal["size", "sha256"] = "size") -> Self:
@@ -276,11 +271,6 @@ def _reopen(folder: str, fingerprint: str) -> FeatureStore:
     return store
 
 
-def _fingerprint(files: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = [f"{name} {files[name]['sha256']}" for name in sorted(files)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -291,37 +281,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise StoreError(f"{path}: missing; {folder} is not a feature store (hilbert extract makes one)")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise StoreError(f"{path}: damaged, not JSON ({error}); extract the features again") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f'{path}: not of a feature store ("format" must be "{FORMAT}")')
-    if manifest.get("version") != VERSION:
-        raise StoreError(
-            f"{path}: version {manifest.get('version')!r} of the format, this hilbert ({__version__}) reads {VERSION}; "
-            "extract the features again, or install the hilbert that wrote them"
-        )
-    fault = _manifest_fault(manifest)
-    if fault:
-        raise StoreError(f"{path}: damaged, {fault}; extract the features again")
-    return manifest
-
-
-def _manifest_fault(manifest: Mapping[str, Any]) -> str | None:
-    files, modalities = manifest.get("files"), manifest.get("modalities")
-    if not isinstance(files, dict) or not isinstance(modalities, dict) or not modalities:
-        return '"files" and "modalities" must be filled'
-    for name, entry in files.items():
-        known = isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
-        if not known or Path(name).name != name:
-            return f"entry {name!r} of its files"
-    for name, entry in modalities.items():
-        if name not in MODALITIES or not isinstance(entry, dict):
-            return f"modality {name!r}; there are {' and '.join(MODALITIES)}"
-        if not {"encoder", "dim", "dtype", "segments"} <= entry.keys() or entry["dtype"] not in ("float16", "float32"):
-            return f"modality {name!r} needs encoder, dim, dtype (float16 or float32) and segments"
-    expected = {DOCUMENTS, *(file for name in modalities for file in files_of(name))}
-    return None if files.keys() == expected else f"it lists the files {sorted(files)}, and must list {sorted(expected)}"
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: can't be read ({error.strerror})") from None
+    return parse_manifest(content, path)
 
 
 def _check_files(folder: Path, manifest: Mapping[str, Any], verify: str) -> None:

@@ -76,7 +76,7 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[tokens, D] -> [tokens, D]."""
-        return ((x - self.mean) / self.deviation).clamp(-self.clip, self.clip)
+        return (x - self.mean).div_(self.deviation).clamp_(-self.clip, self.clip)  # one copy of the batch, not three
 
 
 class ModalityEncoder(nn.Module):

@@ -1,10 +1,11 @@
-"""How a feature store gets onto the disk: checked, flushed, and renamed into place whole.
+"""How a feature store gets onto the disk: checked, flushed, and renamed into place whole. And what its manifest says.
 
-The format is told in `hilbert.features`. Everything here writes into a fresh folder beside the store; `commit` adds
-the manifest and swaps the folder in, so that a crash leaves the old store or the new one, and never half of either.
+The format is told in `hilbert.features`. What writes does so into a fresh folder beside the store; `commit` adds the
+manifest and swaps the folder in, so that a crash leaves the old store or the new one, and never half of either.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from hilbert.files import digest
 
 FORMAT, VERSION = "hilbert-features", 1
 MANIFEST, DOCUMENTS = "manifest.json", "documents.csv"
+MODALITIES = ("audio", "text")
 # Columns of documents.csv that would carry transcripts or names of recordings into the store.
 PRIVATE_COLUMNS = frozenset({"audio", "text", "transcript", "transcripts", "path", "file", "filename"})
 
@@ -243,3 +245,50 @@ def _swap(new: Path, folder: Path) -> None:
             raise
         shutil.rmtree(old, ignore_errors=True)
     _sync(folder.parent)
+
+
+def fingerprint_of(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over the contents of all files of the store that has this manifest."""
+    files = manifest["files"]
+    parts = [f"{name} {files[name]['sha256']}" for name in sorted(files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def parse_manifest(content: bytes, path: Path | str) -> dict[str, Any]:
+    """Checks the content of a manifest.json; `path` names it in messages.
+
+    Raises:
+        StoreError: it is damaged, foreign or of another version.
+    """
+    try:
+        manifest = json.loads(content.decode())
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged, not JSON ({error}); extract the features again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StoreError(f'{path}: not of a feature store ("format" must be "{FORMAT}")')
+    if manifest.get("version") != VERSION:
+        raise StoreError(
+            f"{path}: version {manifest.get('version')!r} of the format, this hilbert ({__version__}) reads {VERSION}; "
+            "extract the features again, or install the hilbert that wrote them"
+        )
+    fault = _manifest_fault(manifest)
+    if fault:
+        raise StoreError(f"{path}: damaged, {fault}; extract the features again")
+    return manifest
+
+
+def _manifest_fault(manifest: Mapping[str, Any]) -> str | None:
+    files, modalities = manifest.get("files"), manifest.get("modalities")
+    if not isinstance(files, dict) or not isinstance(modalities, dict) or not modalities:
+        return '"files" and "modalities" must be filled'
+    for name, entry in files.items():
+        known = isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        if not known or Path(name).name != name:
+            return f"entry {name!r} of its files"
+    for name, entry in modalities.items():
+        if name not in MODALITIES or not isinstance(entry, dict):
+            return f"modality {name!r}; there are {' and '.join(MODALITIES)}"
+        if not {"encoder", "dim", "dtype", "segments"} <= entry.keys() or entry["dtype"] not in ("float16", "float32"):
+            return f"modality {name!r} needs encoder, dim, dtype (float16 or float32) and segments"
+    expected = {DOCUMENTS, *(file for name in modalities for file in files_of(name))}
+    return None if files.keys() == expected else f"it lists the files {sorted(files)}, and must list {sorted(expected)}"

@@ -109,6 +109,13 @@ def test_moments_equal_numpy_s_in_chunks_of_any_size(chunk, dtype):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@given(st.integers(1, 3000), st.integers(2, 40), st.integers(0, 9))
+def test_moments_are_the_same_to_the_last_bit_however_little_is_in_memory_at_once(block, dims, seed):
+    source, documents = make_store(40, audio_dim=dims, missing=0.2, seed=seed).audio, np.arange(3, 40)
+    for found, expected in zip(moments(source, documents, block=block), moments(source, documents), strict=True):
+        assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize(("scale", "offset"), [(1e4, 0), (50.0, 3e4), (1e-8, 0), (1e-8, 1e-7), (1e10, 1e12)])
 def test_moments_do_not_care_about_units(scale, offset):
     """A feature in small units varies as much as one in large units; a large mean does not swallow the deviation."""

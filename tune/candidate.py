@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from hilbert.config import FitConfig
 from hilbert.errors import InputError, StudyError
-from hilbert.features import FeatureStore
 from hilbert.folds import Fold
 from tune.choice import Choice, by_hand, selected
 from tune.contest import best_trial
 from tune.evidence import Evidence, gather_evidence
-from tune.job import JobRecord
+from tune.job import JobRecord, open_store
 from tune.plan import Plan, make_plan
 from tune.space import Study
 from tune.study_file import load_study
@@ -64,7 +63,7 @@ class Candidate:
 
     @property
     def store(self) -> str:
-        """Folder of its feature store."""
+        """Where its feature store lies: a folder, or a URL."""
         return self.plan.data.stores[self.features]
 
     @property
@@ -105,7 +104,7 @@ class Candidate:
             "configuration": self.config.model_dump(mode="json"),
             "features": self.features,
             "fingerprint": self.fingerprint,
-            "cohort": (FeatureStore.open(self.store).manifest["cohort"] or {}).get("fingerprint"),
+            "cohort": (open_store(self.store, self.fingerprint).manifest["cohort"] or {}).get("fingerprint"),
             "splits": self.plan.data.splits,
             "folds": study.folds.model_dump(mode="json"),
             "documents": len(self.plan.documents),
@@ -121,7 +120,7 @@ def make_candidate(client: Client, study: str, trial: str | None, *, features: s
         client: of the tracking server or store.
         study: its name.
         trial: number or name of the configuration.
-        features: folder of its feature store, if not where the study file says.
+        features: where its feature store lies, if not where the study file says.
 
     Raises:
         InputError: there is no such study or trial, the trial isn't complete, or its data has changed or gone.
@@ -166,7 +165,7 @@ def _plan(client: Client, name: str, store: str, folder: str | None) -> Plan:
     if plan.data.fingerprints[store] != before or plan.data.splits != recorded["folds"]["splits"]:
         raise StudyError(
             f"{plan.data.stores[store]}: its features, documents or labels have changed since the study {name!r} was"
-            " run; --features names the folder of the features that it was run on"
+            " run; --features names the place of the features that it was run on"
         )
     return plan
 

@@ -19,7 +19,6 @@ from rich.console import Console
 
 from hilbert.config import FitConfig
 from hilbert.errors import HilbertError, InputError, StoreError, StudyError
-from hilbert.features import FeatureStore
 from hilbert.inference import check_encoders
 from hilbert.metrics import Array, PairedTest, Promotion, corrected_resampled_ttest, promotion
 from hilbert.release import Release
@@ -27,7 +26,7 @@ from tune.bars import counted
 from tune.candidate import Candidate
 from tune.contest import differences
 from tune.evidence import Evidence, gather_evidence
-from tune.job import JobRecord
+from tune.job import JobRecord, open_store
 from tune.refit import Material, fit_folds
 from tune.registry import Registered, fetch
 
@@ -165,7 +164,7 @@ def _trained(candidate: Candidate, release: Release, present: Registered, consol
     config = FitConfig.model_validate(release.made["configuration"])
     data = candidate.plan.data
     for name, folder in data.stores.items():
-        store = FeatureStore.open(folder)
+        store = open_store(folder, data.fingerprints[name])
         try:
             check_encoders(release, store.encoders, where=folder)
         except StoreError:

@@ -14,6 +14,7 @@ from tune.racing import fold_order
 from tune.search import Proposal
 from tune.selection import MEAN_AUC, undefined_tasks
 from tune.space import Study
+from tune.stores import full_location, open_location
 
 MAY_CHANGE = ("trials", "hours", "fold_jobs", "racing", "resources", "storage", "tracking_uri", "features")
 """Keys of the study file that may change while a study goes on; the features' contents may not."""
@@ -67,20 +68,19 @@ class Plan:
 
 
 def make_plan(study: Study) -> Plan:
-    """Opens the stores, reads the labels, makes the folds.
+    """Opens the stores, downloading those that lie elsewhere; reads the labels, makes the folds.
 
     Raises:
         InputError: a store is damaged or lacks a modality, stores hold different documents, the labels don't fit the
             tasks, or a task that is maximised has no fold in which its AUC is defined.
     """
-    stores = {name: _open(folder) for name, folder in study.stores.items()}
-    first, *others = stores.values()
-    for store in others:
+    places = {name: full_location(location) for name, location in study.stores.items()}
+    stores = {name: _open(location) for name, location in places.items()}
+    (place, first), *others = zip(places.values(), stores.values(), strict=True)
+    for other, store in others:
         if not store.documents.equals(first.documents):
-            raise StoreError(
-                f"{store.folder}: holds other documents or labels than {first.folder}; extract both from one cohort"
-            )
-    labels = encode_labels(first.documents, study.tasks, source=str(first.folder / "documents.csv"))
+            raise StoreError(f"{other}: holds other documents or labels than {place}; extract both from one cohort")
+    labels = encode_labels(first.documents, study.tasks, source=f"{place}/documents.csv")
     folds = make_folds(
         first.document_ids,
         labels,
@@ -92,7 +92,7 @@ def make_plan(study: Study) -> Plan:
     )
     _check_defined(study, labels, folds)
     data = StudyData(
-        stores={name: str(store.folder) for name, store in stores.items()},
+        stores=places,
         fingerprints={name: store.fingerprint for name, store in stores.items()},
         folds=folds,
         splits=splits_hash(folds, first.document_ids),
@@ -100,12 +100,12 @@ def make_plan(study: Study) -> Plan:
     return Plan(study, data, labels, first.document_ids, first.groups)
 
 
-def _open(folder: str) -> FeatureStore:
-    store = FeatureStore.open(folder)
+def _open(location: str) -> FeatureStore:
+    store = open_location(location)
     missing = [name for name in ("audio", "text") if getattr(store, name) is None]
     if missing:
         raise StoreError(
-            f"{folder}: holds no {missing[0]} features, and HILBERT needs both; extract with --{missing[0]}"
+            f"{location}: holds no {missing[0]} features, and HILBERT needs both; extract with --{missing[0]}"
         )
     return store
 

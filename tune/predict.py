@@ -23,6 +23,8 @@ from hilbert.features import FeatureStore
 from hilbert.predicted import Predicted, check_one_embedding
 from hilbert.release import Release
 from tune.bars import counted
+from tune.space import is_url
+from tune.stores import open_location
 
 FORMATS = (".csv", ".parquet")
 
@@ -33,7 +35,7 @@ class Request:
 
     Attributes:
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN`, or a folder.
-        data: folder of a cohort or of a feature store.
+        data: folder of a cohort or of a feature store, or a store's URL.
         output: the table to write, .csv or .parquet.
         embeddings: also write the embeddings.
         explain: also write segments' and experts' weights.
@@ -46,7 +48,7 @@ class Request:
     """
 
     model: str
-    data: Path
+    data: str
     output: Path
     embeddings: bool = False
     explain: bool = False
@@ -71,7 +73,7 @@ def predict(request: Request, *, uri: str | None, console: Console) -> list[Path
     """
     places = _places(request)
     _check(request, places)
-    data = inference.open_data(request.data)
+    data = open_location(request.data) if is_url(request.data) else inference.open_data(request.data)
     with _model(request.model, uri) as release, counted(console, "segments") as bar:
         if request.embeddings:
             check_one_embedding(len(release.members))

@@ -26,7 +26,7 @@ from tune.job import JobRecord, open_store, prepare_worker, record
 
 @dataclass(frozen=True)
 class Material:
-    """What is trained: a configuration on a feature store (its folder and what must be in it)."""
+    """What is trained: a configuration on a feature store (its folder or URL, and what must be in it)."""
 
     config: FitConfig
     folder: str

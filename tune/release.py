@@ -22,13 +22,13 @@ from rich.console import Console
 
 from hilbert.calibration import METHODS, Calibrator, best_method, fit_on_repeats
 from hilbert.errors import HilbertError, InputError
-from hilbert.features import FeatureStore
 from hilbert.model import Hilbert
 from hilbert.release import Release
 from tune.bars import counted
 from tune.candidate import Candidate, make_candidate
 from tune.card import model_card, summary_line
 from tune.challenge import Verdict, challenge
+from tune.job import open_store
 from tune.provenance import versions
 from tune.refit import Material, fit_folds, member_folder, refit
 from tune.registry import Registered, champion, offered, promote, write_model
@@ -177,7 +177,7 @@ def _assemble(
     calibrators: Mapping[str, Calibrator],
     made: Mapping[str, Any],
 ) -> Release:
-    store = FeatureStore.open(candidate.store)
+    store = open_store(candidate.store, candidate.fingerprint)
     extraction = store.manifest["extraction"] or {}
     return Release(
         name=request.name,

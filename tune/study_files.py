@@ -19,6 +19,7 @@ import yaml
 from hilbert.features import FeatureStore
 from hilbert.folds import PARTS, check_folds, class_counts
 from hilbert.tasks import Labels
+from tune.job import open_store
 from tune.plan import Plan
 from tune.predictions import hashed
 from tune.provenance import without_passwords
@@ -84,8 +85,8 @@ def describe_data(plan: Plan) -> dict[str, Any]:
         "documents": len(plan.documents),
         "groups": len(set(plan.groups)),
         "stores": {
-            name: _describe_store(FeatureStore.open(path), plan.data.fingerprints[name])
-            for name, path in plan.data.stores.items()
+            name: _describe_store(open_store(location, plan.data.fingerprints[name]))
+            for name, location in plan.data.stores.items()
         },
         "tasks": {task: _describe_labels(found) for task, found in plan.labels.items()},
         "folds": {
@@ -98,12 +99,12 @@ def describe_data(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _describe_store(store: FeatureStore, fingerprint: str) -> dict[str, Any]:
+def _describe_store(store: FeatureStore) -> dict[str, Any]:
     parts = {
         name: {"encoder": encoder, "dim": getattr(store, name).dim, "segments": len(getattr(store, name).values)}
         for name, encoder in store.encoders.items()
     }
-    return {"fingerprint": fingerprint, **parts}
+    return {"fingerprint": store.fingerprint, **parts}
 
 
 def _describe_labels(labels: Labels) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from hilbert.errors import InputError
 from tune.cluster import ClusterError, ClusterFile, UnreachableError, in_shell, ray_up, read_cluster_file, tunnel
 from tune.jobs import Attach, Job, JobServer, Start, UnknownJobError, decide
-from tune.space import Study
+from tune.space import Study, is_url
 from tune.study_file import load_study
 
 ASK_EVERY = 2.0
@@ -69,7 +69,11 @@ def request(options: argparse.Namespace) -> Request:
     file = within(options.study, "the study file")
     needed = [
         file,
-        *(within(Path(store), "features") for store in study.stores.values() if not Path(store).is_absolute()),
+        *(
+            within(Path(store), "features")
+            for store in study.stores.values()
+            if not is_url(store) and not Path(store).is_absolute()
+        ),
     ]
     if options.folder:
         folder = options.folder
@@ -218,11 +222,11 @@ def _started(asked: Request) -> str:
 
 def _wait_for_nodes(server: JobServer, asked: Request) -> None:
     resources = asked.study.resources
-    needs = f"{resources.cpus_per_job:g} CPUs and {resources.gpus_per_job:g} GPUs"
+    needs = f"{resources.cpus_per_job:g} CPUs and {resources.gpus_at_first:g} GPUs"
     deadline = time.monotonic() + 60 * asked.wait
     said = None
     while True:
-        nodes, usable = server.usable(resources.cpus_per_job, resources.gpus_per_job)
+        nodes, usable = server.usable(resources.cpus_per_job, resources.gpus_at_first)
         if (nodes, usable) != said:
             say(f"nodes: {nodes} there, {usable} of them large enough for a fold job ({needs})")
             said = (nodes, usable)
