@@ -1,5 +1,6 @@
 """AWS in this process (moto), and Ray's own way of making a cluster there, down to the request for a machine."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -8,8 +9,12 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.authorization import enable_iam_authentication
+from moto.iam.aws_managed_policies import aws_managed_policies_data
+from moto.iam.models import AWSManagedPolicy, iam_backends
 from moto.ssm.models import Parameter, ssm_backends
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -24,22 +29,20 @@ from ray.autoscaler.tags import (
 )
 
 REGION = "us-west-2"
-ROLE = "ray-autoscaler-v1"
+Right = tuple[str, str]
+"""What may be done, and to what."""
 
 
 @contextmanager
 def account(home: Path) -> Iterator[Any]:
-    """An empty account with its default network, in which Ray has been used before: its role for heads is there."""
+    """An empty account with its default network."""
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             patch.setenv(name, "testing")
         patch.setenv("AWS_DEFAULT_REGION", REGION)
         patch.delenv("AWS_PROFILE", raising=False)
         patch.setenv("HOME", str(home))
-        iam = boto3.client("iam", REGION)
-        iam.create_role(RoleName=ROLE, AssumeRolePolicyDocument="{}")
-        iam.create_instance_profile(InstanceProfileName=ROLE)
-        iam.add_role_to_instance_profile(InstanceProfileName=ROLE, RoleName=ROLE)
+        boto3.setup_default_session()  # sessions of other tests know other keys
         yield boto3.client("ec2", REGION)
 
 
@@ -52,6 +55,12 @@ def publish_image(name: str, value: str) -> None:
             allowed_pattern=None, keyid=None, last_modified_date=datetime.now(UTC), version=1, data_type="text",
         )
     ]  # fmt: skip
+
+
+def publish_policy(name: str) -> None:
+    """One of Amazon's own policies, as Amazon has written it."""
+    policy = AWSManagedPolicy.from_data(name, DEFAULT_ACCOUNT_ID, REGION, json.loads(aws_managed_policies_data)[name])
+    iam_backends[DEFAULT_ACCOUNT_ID]["aws"].managed_policies[policy.arn] = policy
 
 
 def resolved(config: dict[str, Any]) -> dict[str, Any]:
@@ -96,3 +105,53 @@ def doors(ec2: Any, group: str) -> list[tuple[int | None, str]]:
         for kind, key in (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"))
         for source in rule.get(kind, [])
     ]
+
+
+def rights(role: str) -> set[Right]:
+    """What a role may do, by its own policies and by Amazon's."""
+    iam = boto3.client("iam", REGION)
+    documents = [
+        iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
+    ]
+    for attached in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]:
+        version = iam.get_policy(PolicyArn=attached["PolicyArn"])["Policy"]["DefaultVersionId"]
+        found = iam.get_policy_version(PolicyArn=attached["PolicyArn"], VersionId=version)
+        documents.append(found["PolicyVersion"]["Document"])
+    found = set()
+    for statement in (statement for document in documents for statement in document["Statement"]):
+        assert statement["Effect"] == "Allow"
+        actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        found |= {(action, statement["Resource"]) for action in actions}
+    return found
+
+
+def role_of(machine: Any) -> str:
+    """The role that a machine has."""
+    (profile,) = boto3.client("ec2", REGION).describe_iam_instance_profile_associations(
+        Filters=[{"Name": "instance-id", "Values": [machine.id]}]
+    )["IamInstanceProfileAssociations"]
+    name = profile["IamInstanceProfile"]["Arn"].rpartition("/")[2]
+    (role,) = boto3.client("iam", REGION).get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]
+    return str(role["RoleName"])
+
+
+def allowed(role: str, service: str, action: str, **words: Any) -> bool:
+    """Whether a program that runs with a role gets through with a request: moto enforces the role's policies."""
+    arn = boto3.client("iam", REGION).get_role(RoleName=role)["Role"]["Arn"]
+    keys = boto3.client("sts", REGION).assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
+    client = boto3.client(
+        service,
+        REGION,
+        aws_access_key_id=keys["AccessKeyId"],
+        aws_secret_access_key=keys["SecretAccessKey"],
+        aws_session_token=keys["SessionToken"],
+    )
+    with enable_iam_authentication():
+        try:
+            getattr(client, action)(**words)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in {"AccessDenied", "UnauthorizedOperation", "403"}:
+                raise
+            return False
+    return True

@@ -43,7 +43,7 @@ def faults(config: dict[str, Any]) -> list[str]:
         validate_config(full)
     except (ValueError, jsonschema.ValidationError) as error:
         return [f"Ray refuses it: {str(error).splitlines()[0]}"]
-    return [*_token(full), *_head(full), *_home(full), *_packages(full)]
+    return [*_token(full), *_head(full), *_rights(full), *_home(full), *_packages(full)]
 
 
 def starts(config: dict[str, Any], kind: str) -> list[str]:
@@ -96,6 +96,22 @@ def _head(config: dict[str, Any]) -> Iterator[str]:
     servers = [command for command in config["head_start_ray_commands"] if "mlflow server" in command]
     if not servers or not all("--host 127.0.0.1 " in command for command in servers):
         yield "MLflow is missing, or on the network"
+
+
+def _rights(config: dict[str, Any]) -> Iterator[str]:
+    """On AWS: the head's role starts machines, the workers' doesn't; Ray's own can't start any that have a role."""
+    if config["provider"]["type"] != "aws":
+        return
+    types = config["available_node_types"]
+    roles = {name: node["node_config"].get("IamInstanceProfile", {}).get("Name") for name, node in types.items()}
+    head = roles.pop(config["head_node_type"])
+    if head is None:
+        yield "the head is left to Ray's own role"
+    for name, role in roles.items():
+        if role is None:
+            yield f"{name} can't read the bucket"
+        elif role == head:
+            yield f"{name} has the head's role"
 
 
 def noticed_within(variables: dict[str, str]) -> float:

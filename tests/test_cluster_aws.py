@@ -2,16 +2,20 @@
 
 import copy
 import io
+import json
 import re
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import aws_moto
+import boto3
 import click
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
@@ -23,6 +27,11 @@ ROOT = Path(__file__).parent.parent
 AWS = ROOT / "ray_cluster.yaml"
 HOME_ADDRESS = "203.0.113.7/32"
 WORLD = {"0.0.0.0/0", "::/0"}
+RAYS_POLICIES = ("AmazonEC2FullAccess", "AmazonS3FullAccess")
+"""Of the role that Ray gives a head that has none."""
+HEAD, WORKER = "hilbert-head", "hilbert-worker"
+READING = {("s3:ListBucket", "arn:aws:s3:::a-lab"), ("s3:GetObject", "arn:aws:s3:::a-lab/*")}
+WRITING = {(f"s3:{act}", "arn:aws:s3:::a-lab/*") for act in ("PutObject", "AbortMultipartUpload", "DeleteObject")}
 
 sys.path.insert(0, str(ROOT / "clusters"))
 import aws_setup  # noqa: E402
@@ -33,6 +42,8 @@ def cloud(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     with aws_moto.account(home) as ec2:
         aws_moto.publish_image(aws_setup.IMAGE, "ami-12c6146b")
+        for name in RAYS_POLICIES:
+            aws_moto.publish_policy(name)
         (home / ".ray").mkdir()
         (home / ".ray" / "auth_token").write_text("secret")
         yield ec2
@@ -46,15 +57,18 @@ def brought_up(cloud):
     return aws_moto.resolved(filled_in(printed.getvalue()))
 
 
-def set_up(*, address: str = HOME_ADDRESS, name: str = "hilbert") -> None:
-    words = ["--region", aws_moto.REGION, "--ssh-from", address, "--bucket", "a-lab", "--name", name]
-    assert aws_setup.main(words) == 0
+def set_up(*, address: str = HOME_ADDRESS, bucket: str = "a-lab", name: str = "hilbert", code: int = 0) -> None:
+    words = ["--region", aws_moto.REGION, "--ssh-from", address, "--bucket", bucket, "--name", name]
+    assert aws_setup.main(words) == code
 
 
 def filled_in(printed: str) -> dict[str, Any]:
     """The cluster file with the three values that `aws_setup.py` prints."""
     values = dict(re.split(": |=", line, maxsplit=1) for line in printed.splitlines())
     text = AWS.read_text(encoding="utf-8")
+    assert {f"IamInstanceProfile: {{Name: {role}}}" in text for role in values["IamInstanceProfile"].split(", ")} == {
+        True
+    }
     for old, new in (
         ("ami-00000000000000000", values["ImageId"]),
         ("[sg-00000000000000000]", values["SecurityGroupIds"]),
@@ -77,12 +91,159 @@ def test_the_cloud_starts_what_the_file_says(cloud, brought_up):
         assert asked.get("InstanceMarketOptions") == ({"MarketType": "spot"} if name == "gpu_spot" else None)
         assert asked["MetadataOptions"] == {"HttpTokens": "required"}
         assert asked["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
-        assert ("IamInstanceProfile" in asked) == (name == "head"), "workers have no rights in the account"
+        assert aws_moto.role_of(machine) == (HEAD if name == "head" else WORKER)
         groups |= {group["GroupId"] for group in machine.security_groups}
     (group,) = groups
     assert aws_moto.doors(cloud, group) == [(22, HOME_ADDRESS)]
     assert_members_reach_each_other(cloud, group)
     assert Path.home().joinpath(".ssh", f"ray-autoscaler_{aws_moto.REGION}.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_machines_may_do_what_they_need_and_no_more(cloud, brought_up):
+    assert aws_moto.rights(WORKER) == READING
+    of_amazon = {right for right in aws_moto.rights(HEAD) if not right[0].startswith(("s3:", "iam:Pass"))}
+    assert {action for action, _ in of_amazon} >= {"ec2:*", "iam:CreateServiceLinkedRole"}, "the first spot machine's"
+    handed_on = {("iam:PassRole", f"arn:aws:iam::{aws_moto.DEFAULT_ACCOUNT_ID}:role/hilbert/{WORKER}")}
+    assert aws_moto.rights(HEAD) - of_amazon == READING | WRITING | handed_on
+    iam = boto3.client("iam")
+    (condition,) = (
+        statement["Condition"]
+        for statement in iam.get_role_policy(RoleName=HEAD, PolicyName=aws_setup.POLICY)["PolicyDocument"]["Statement"]
+        if "iam:PassRole" in statement["Action"]
+    )
+    assert condition == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    for role in (HEAD, WORKER):
+        (trusted,) = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]["Statement"]
+        assert (trusted["Principal"], trusted["Action"]) == ({"Service": "ec2.amazonaws.com"}, "sts:AssumeRole")
+    assert [role["RoleName"] for role in iam.list_roles(PathPrefix="/")["Roles"] if "ray" in role["RoleName"]] == []
+
+
+def test_the_bucket_is_read_by_workers_and_written_by_the_head(cloud, brought_up):
+    s3 = boto3.client("s3")
+    other = {"Bucket": "anothers", "Key": "x"}
+    s3.create_bucket(Bucket="anothers", CreateBucketConfiguration={"LocationConstraint": aws_moto.REGION})
+    for place in ({"Bucket": "a-lab", "Key": "features/mine/manifest.json"}, other):
+        s3.put_object(**place, Body=b"{}")
+    own = {"Bucket": "a-lab", "Key": "features/mine/manifest.json"}
+    for role, writes in ((WORKER, False), (HEAD, True)):
+        assert aws_moto.allowed(role, "s3", "get_object", **own)
+        assert aws_moto.allowed(role, "s3", "head_object", **own)
+        assert aws_moto.allowed(role, "s3", "list_objects_v2", Bucket="a-lab")
+        assert aws_moto.allowed(role, "s3", "put_object", Bucket="a-lab", Key=f"mlflow/{role}", Body=b"") == writes
+        assert aws_moto.allowed(role, "s3", "delete_object", Bucket="a-lab", Key="mlflow/x") == writes
+        assert aws_moto.allowed(role, "ec2", "describe_instances") == writes
+        assert not aws_moto.allowed(role, "s3", "delete_bucket", Bucket="a-lab")
+        for action in ("get_object", "put_object", "delete_object"):
+            assert not aws_moto.allowed(role, "s3", action, **other)
+        assert not aws_moto.allowed(role, "s3", "list_objects_v2", Bucket="anothers")
+        assert not aws_moto.allowed(role, "iam", "list_roles")
+
+
+def test_rays_own_role_could_not_start_such_workers(cloud):
+    """Why the head has another: were Ray's to hand roles on, the file could leave the head to it."""
+    iam = boto3.client("iam")
+    iam.create_role(RoleName="as-ray", AssumeRolePolicyDocument="{}")
+    for name in RAYS_POLICIES:
+        iam.attach_role_policy(RoleName="as-ray", PolicyArn=f"arn:aws:iam::aws:policy/{name}")
+    assert {action for action, _ in aws_moto.rights("as-ray") if action.startswith("iam:")} == {
+        "iam:CreateServiceLinkedRole"
+    }
+    assert ("s3:*", "*") in aws_moto.rights("as-ray"), "and it writes to every bucket"
+
+
+@contextmanager
+def changes(most: int = 99) -> Iterator[list[str]]:
+    """What IAM is asked for meanwhile that isn't a question; after the most that are let through, one is cut off."""
+    found: list[str] = []
+
+    def note(model, **_):
+        if not model.name.startswith(("Get", "List")):
+            if len(found) == most:
+                raise KeyboardInterrupt
+            found.append(model.name)
+
+    events = boto3.DEFAULT_SESSION.events
+    events.register("before-call.iam", note, unique_id="changes")
+    try:
+        yield found
+    finally:
+        events.unregister("before-call.iam", unique_id="changes")
+
+
+def test_roles_are_made_once_and_put_right(cloud, capsys):
+    with changes() as made:
+        set_up(name="once")
+    assert len(made) == 9, "the check sees changes"
+    with changes() as made:
+        set_up(name="once")
+    assert made == []
+    assert "IamInstanceProfile: once-head, once-worker\n" in capsys.readouterr().out
+    iam = boto3.client("iam")
+    wider = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::a-lab/*"}],
+    }
+    iam.put_role_policy(RoleName="once-worker", PolicyName=aws_setup.POLICY, PolicyDocument=json.dumps(wider))
+    assert aws_moto.rights("once-worker") == {("s3:*", "arn:aws:s3:::a-lab/*")}
+    with changes() as made:
+        set_up(name="once")
+    assert made == ["PutRolePolicy"]
+    assert aws_moto.rights("once-worker") == READING
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_a_setup_that_was_cut_short_goes_on(cloud, number):
+    name = f"cut{number}"
+    with pytest.raises(KeyboardInterrupt), changes(most=number):
+        set_up(name=name)
+    set_up(name=name)
+    assert aws_moto.rights(f"{name}-worker") == READING
+    assert aws_moto.rights(f"{name}-head") >= READING | WRITING | {("ec2:*", "*")}
+    for role in (f"{name}-head", f"{name}-worker"):
+        profile = boto3.client("iam").get_instance_profile(InstanceProfileName=role)["InstanceProfile"]
+        assert [each["RoleName"] for each in profile["Roles"]] == [role]
+
+
+def test_another_bucket_needs_another_name(cloud, capsys):
+    """Were roles moved or widened, one lab's machines would lose their bucket, or read the other's."""
+    set_up(name="first")
+    group = re.search(r"SecurityGroupIds: \[(sg-\w+)\]", capsys.readouterr().out)[1]
+    before = aws_moto.rights("first-worker"), aws_moto.rights("first-head")
+    with changes() as made:
+        set_up(name="first", bucket="b-lab", address="198.51.100.4/32", code=1)
+    assert made == []
+    assert "first-head is for the bucket a-lab; another --name makes roles of its own" in capsys.readouterr().err
+    assert before == (aws_moto.rights("first-worker"), aws_moto.rights("first-head"))
+    assert aws_moto.doors(cloud, group) == [(22, HOME_ADDRESS)], "nor is the firewall moved"
+    set_up(name="second", bucket="b-lab")
+    assert aws_moto.rights("second-worker") == {(action, on.replace("a-lab", "b-lab")) for action, on in READING}
+
+
+@pytest.mark.parametrize("made", ["role", "profile"])
+def test_what_is_somebody_elses_is_left_alone(cloud, capsys, made):
+    iam, name = boto3.client("iam"), f"their-{made}"
+    if made == "role":
+        iam.create_role(RoleName=f"{name}-worker", AssumeRolePolicyDocument="{}")
+    else:
+        iam.create_instance_profile(InstanceProfileName=f"{name}-worker")
+    with changes() as asked:
+        set_up(name=name, code=1)
+    assert asked == []
+    assert f"{name}-worker is there already, and isn't HILBERT's" in capsys.readouterr().err
+
+
+def test_a_bucket_that_is_not_yours_gets_no_role(cloud, capsys):
+    def refused(**_):
+        raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadBucket")
+
+    boto3.DEFAULT_SESSION.events.register("before-call.s3.HeadBucket", refused, unique_id="refused")
+    try:
+        with changes() as made:
+            set_up(name="strange", bucket="strangers", code=1)
+    finally:
+        boto3.DEFAULT_SESSION.events.unregister("before-call.s3.HeadBucket", unique_id="refused")
+    assert made == []
+    assert "Forbidden" in capsys.readouterr().err
 
 
 def assert_members_reach_each_other(ec2, group):

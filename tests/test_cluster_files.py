@@ -108,6 +108,35 @@ def test_a_spoiled_cluster_file_is_refused(path, name):
     assert any(fault.startswith(said) for fault in faults(config)), faults(config)
 
 
+def machine(config, name):
+    return config["available_node_types"][name]["node_config"]
+
+
+SPOILED_ROLES = {
+    "Ray's role": (lambda c: machine(c, "head").pop("IamInstanceProfile"), "the head is left to Ray's own role"),
+    "worker without": (lambda c: machine(c, "gpu_spot").pop("IamInstanceProfile"), "gpu_spot can't read the bucket"),
+    "worker like a head": (
+        lambda c: machine(c, "gpu_on_demand").update(IamInstanceProfile={"Name": "hilbert-head"}),
+        "gpu_on_demand has the head's role",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED_ROLES)
+def test_machines_with_the_wrong_role_are_refused(name):
+    spoil, said = SPOILED_ROLES[name]
+    config = read(AWS)
+    spoil(config)
+    assert faults(config) == [said]
+
+
+def test_a_machine_that_forgets_its_role_gets_the_smaller_one():
+    text = AWS.read_text(encoding="utf-8")
+    own = "      IamInstanceProfile: {Name: hilbert-head}"
+    assert text.count(own) == 1
+    assert machine(yaml.safe_load(text.replace(own, "")), "head")["IamInstanceProfile"] == {"Name": "hilbert-worker"}
+
+
 def test_only_what_is_set_before_ray_starts_counts():
     assert exported("export A=1 RAY_X=2; ulimit -n 9; ray start --head; export RAY_AUTH_MODE=token") == {"RAY_X": "2"}
     assert exported("echo RAY_AUTH_MODE=token; ray start") == {}
