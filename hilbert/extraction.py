@@ -1,7 +1,8 @@
 """From a cohort to a feature store: frozen encoders over every segment, once, resumable.
 
     plan      Cohort -> Work                 shards: whole documents, one modality each        (`hilbert.shards`)
-    encode    Shard, Encoder -> Encoded      pure; may run anywhere that sees the cohort's files
+    encode    Shard, Encoder -> Encoded      pure; may run anywhere that sees the cohort's files: here one by one,
+                                             or wherever the caller's `Encode` takes it, in any order
     assemble  Work, Encodeds -> store        in the cohort's order, whatever the order of encoding
 
 Finished shards lie in `STORE.partial/` until the store is complete, named by a hash of what determines them: the bytes
@@ -13,7 +14,7 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +30,13 @@ from hilbert.features import FeatureStore
 from hilbert.shards import Encoded, Features, Item, Shard, Stretch, Work, encode_shard, plan, save, saved
 from hilbert.store_files import MANIFEST, Dtype, check_target
 
-__all__ = ["Progress", "assemble", "encode_shard", "extract", "plan"]
+__all__ = ["Encode", "Progress", "assemble", "encode_here", "encode_shard", "extract", "plan"]
 
 Progress = Callable[[int, int], None]
 """Called with (segments done, segments in all)."""
+
+Encode = Callable[[Path, Work, Sequence[int]], Iterable[tuple[int, Encoded]]]
+"""(the cohort's folder, the plan, which of its shards are to do) -> each one's number and result, in any order."""
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ def extract(
     on_error: Literal["fail", "skip"] = "fail",
     overwrite: bool = False,
     progress: Progress | None = None,
+    encode: Encode | None = None,
 ) -> FeatureStore:
     """Encode a cohort and write the feature store; interrupted, it goes on where it stopped.
 
@@ -67,6 +72,7 @@ def extract(
             encoded and kept; "skip" leaves these segments out, logs their names and counts them in the manifest.
         overwrite: replace a store with other contents.
         progress: called after every shard.
+        encode: who encodes the shards that are not done yet, None being `encode_here`; the store is the same.
 
     Raises:
         InputError: nothing to encode, a wrong argument, an unknown encoder, damaged audio, a document left without
@@ -80,7 +86,7 @@ def extract(
     with _only_one(partial):
         done = _finished(cohort, folder, work, on_error, overwrite)
         if done is None:
-            results = _encode_all(cohort, work, partial, on_error, progress)
+            results = _encode_all(cohort, work, partial, on_error, progress, encode or encode_here)
             done = assemble(cohort, folder, work, results, overwrite=overwrite)
         elif progress is not None:
             progress(work.total, work.total)
@@ -209,26 +215,50 @@ def _cohort_entry(cohort: Cohort) -> dict[str, Any]:
     return {"fingerprint": cohort.fingerprint(), "documents": len(cohort), "segments": len(cohort.segments)}
 
 
-def _encode_all(cohort: Cohort, work: Work, partial: Path, on_error: str, progress: Progress | None) -> list[Encoded]:
+def encode_here(folder: Path, work: Work, places: Sequence[int]) -> Iterator[tuple[int, Encoded]]:
+    """Encode shards in this process, one by one: an `Encode`."""
+    for place in places:
+        shard = work.shards[place]
+        yield place, encode_shard(shard, work.encoders[shard.modality], folder)
+
+
+def _encode_all(
+    cohort: Cohort, work: Work, partial: Path, on_error: str, progress: Progress | None, encode: Encode
+) -> list[Encoded]:
     """Every shard's result, from the work folder where it is there already."""
-    results: list[Encoded] = []
-    failures: list[str] = []
-    done = 0
-    for shard in work.shards:
-        encoder = work.encoders[shard.modality]
-        key = shard.key(encoder.description)
-        result = saved(partial, key, shard, encoder.dim)
-        if result is None or (result.failures and on_error == "fail"):
-            result = encode_shard(shard, encoder, cohort.folder)
-            # A shard with failures counts only where they are accepted: else it is tried again next time.
-            if on_error == "skip" or not result.failures:
-                save(partial, key, result)
-                result = saved(partial, key, shard, encoder.dim) or result  # mapped, not held in memory
-        failures += [_told(cohort, shard.items[place], why) for place, why in sorted(result.failures.items())]
-        results.append(result)
-        done += len(shard.items)
+    keys = [shard.key(work.encoders[shard.modality].description) for shard in work.shards]
+
+    def kept(place: int) -> Encoded | None:
+        shard = work.shards[place]
+        found = saved(partial, keys[place], shard, work.encoders[shard.modality].dim)
+        # A shard with failures counts only where they are accepted: else it is tried again next time.
+        return None if found is not None and found.failures and on_error == "fail" else found
+
+    results = {place: found for place in range(len(keys)) if (found := kept(place)) is not None}
+    to_do = [place for place in range(len(keys)) if place not in results]
+    total = work.total
+    done = total - sum(len(work.shards[place].items) for place in to_do)
+    if done and progress is not None:
+        progress(done, total)
+    for place, result in encode(cohort.folder, work, to_do) if to_do else ():
+        if on_error == "skip" or not result.failures:
+            save(partial, keys[place], result)
+        results[place] = kept(place) or result  # mapped, not held in memory
+        done += len(work.shards[place].items)
         if progress is not None:
-            progress(done, work.total)
+            progress(done, total)
+    ordered = [results[place] for place in range(len(keys))]
+    _tell_failures(cohort, work, ordered, on_error)
+    return ordered
+
+
+def _tell_failures(cohort: Cohort, work: Work, results: Sequence[Encoded], on_error: str) -> None:
+    """Lists what could not be read, in the cohort's order: as an error, or as warnings where it may be left out."""
+    failures = [
+        _told(cohort, shard.items[place], why)
+        for shard, result in zip(work.shards, results, strict=True)
+        for place, why in sorted(result.failures.items())
+    ]
     if failures and on_error == "fail":
         raise_faults(
             f"{cohort.folder}: {len(failures)} segment(s) can't be read; replace the files and run the same command "
@@ -237,7 +267,6 @@ def _encode_all(cohort: Cohort, work: Work, partial: Path, on_error: str, progre
         )
     for failure in failures:
         log.warning("left out: %s", failure)
-    return results
 
 
 def _told(cohort: Cohort, item: Item, why: str) -> str:

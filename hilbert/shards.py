@@ -240,7 +240,8 @@ def _contents(shard: Shard, folder: Path, failures: dict[int, str]) -> Iterator[
         try:
             group.append(read_stretch(path, item.content.start, item.content.end))
         except CohortError as error:
-            failures[position] = str(error).removeprefix(f"{path}: ")
+            # Without the path, which is another one for the same content, and on another computer.
+            failures[position] = str(error).removeprefix(f"{path}: ").replace(f"Error opening {str(path)!r}: ", "")
         if sum(map(len, group)) > _SECONDS_AT_ONCE * SAMPLE_RATE:
             yield group
             group = []

@@ -53,25 +53,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def extract(options: argparse.Namespace) -> int:
     """`hilbert extract`."""
-    from hilbert import extraction
     from hilbert.cohort import Cohort
     from tune.bars import counted
 
+    console = Console(stderr=True)
+    names = ("audio", "text", "window", "device", "batch_size", "dtype", "on_error", "overwrite")
+    given = {name: getattr(options, name) for name in names}
+    if options.workers is None and options.gpus_per_encoder is not None:
+        raise InputError("--gpus-per-encoder says how many GPUs each of several encoders has: it needs --workers")
     cohort = Cohort.load(options.cohort, check_audio=options.on_error == "fail")
-    with counted(Console(stderr=True), "segments") as report:
-        store = extraction.extract(
-            cohort,
-            options.store,
-            audio=options.audio,
-            text=options.text,
-            window=options.window,
-            device=options.device,
-            batch_size=options.batch_size,
-            dtype=options.dtype,
-            on_error=options.on_error,
-            overwrite=options.overwrite,
-            progress=report,
-        )
+    with counted(console, "segments") as report:
+        if options.workers is None:
+            from hilbert import extraction
+
+            store = extraction.extract(cohort, options.store, progress=report, **given)
+        else:
+            from tune import extract as shared
+
+            more = {"workers": options.workers, "gpus": options.gpus_per_encoder, "say": console.print}
+            store = shared.extract(cohort, options.store, progress=report, **given, **more)
     for name in ("audio", "text"):
         part = getattr(store, name)
         if part is not None:

@@ -40,12 +40,13 @@ def _add_extract(commands: Commands) -> None:  # type: ignore[valid-type]
     command = commands.add_parser(  # type: ignore[attr-defined]
         "extract",
         help="frozen encoders over a cohort: a feature store",
-        description="Encodes every segment of a cohort once. An interrupted extraction goes on where it stopped.",
+        description="Encodes every segment of a cohort once. An interrupted extraction goes on where it stopped. With "
+        "--workers several encoders share the work: on the Ray cluster that RAY_ADDRESS or 'ray start' names, or here.",
         epilog="Encoders: hf:MODEL (a hub id or a local folder; ?layer=6&pooling=mean chooses a layer), "
         "opensmile:SET (such as opensmile:eGeMAPSv02).",
     )
     command.add_argument("cohort", type=Path, metavar="COHORT", help="folder with documents.csv, segments.csv, audio")
-    command.add_argument("store", type=Path, metavar="STORE", help="folder of the feature store to be made")
+    command.add_argument("store", type=_folder, metavar="STORE", help="folder of the feature store to be made")
     command.add_argument("--audio", metavar="ENCODER", help="speech encoder")
     command.add_argument("--text", metavar="ENCODER", help="text encoder")
     command.add_argument("--window", type=float, metavar="SECONDS", help="cut recordings without segment times")
@@ -55,6 +56,36 @@ def _add_extract(commands: Commands) -> None:  # type: ignore[valid-type]
         "--on-error", choices=("fail", "skip"), default="fail", help="what a damaged recording does (%(default)s)"
     )
     command.add_argument("--overwrite", action="store_true", help="replace a store of other content")
+    command.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N|all",
+        help="encoder processes at most, or all that the cluster or this computer has room for (default: one, here, "
+        "without Ray)",
+    )
+    command.add_argument(
+        "--gpus-per-encoder",
+        type=float,
+        metavar="N",
+        help="with --workers: of each process, 0.5 for two on one GPU (default: 1 if there are GPUs, else 0)",
+    )
+
+
+def _workers(text: str) -> int | str:
+    if text == "all":
+        return text
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: give a number of 1 or more, or all")
+
+
+def _folder(text: str) -> Path:
+    """A folder to write features to."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: features are written to a folder; upload it then, as by 'aws s3 sync FOLDER {text}'"
+        )
+    return Path(text)
 
 
 def _add_encoding(command: argparse.ArgumentParser) -> None:
@@ -214,7 +245,9 @@ def _add_predict(commands: Commands) -> None:  # type: ignore[valid-type]
     command.add_argument(
         "model", metavar="MODEL", help="models:/NAME@champion, models:/NAME/VERSION, runs:/RUN, or a release's folder"
     )
-    command.add_argument("data", type=Path, metavar="COHORT-or-STORE", help="folder of a cohort or of a feature store")
+    command.add_argument(
+        "data", metavar="COHORT-or-STORE", help="folder of a cohort or of a feature store, or a store's s3:// address"
+    )
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help="table to write: .csv or .parquet")
     command.add_argument("--embeddings", action="store_true", help="also FILE.embeddings: joint, audio, text")
     command.add_argument(
@@ -224,7 +257,7 @@ def _add_predict(commands: Commands) -> None:  # type: ignore[valid-type]
     )
     command.add_argument("--audio", metavar="ENCODER", help="where the speech encoder lies now, if elsewhere")
     command.add_argument("--text", metavar="ENCODER", help="where the text encoder lies now, if elsewhere")
-    command.add_argument("--store", type=Path, metavar="FOLDER", help="keep a cohort's features here")
+    command.add_argument("--store", type=_folder, metavar="FOLDER", help="keep a cohort's features here")
     _add_encoding(command)
     command.add_argument("--overwrite", action="store_true", help="replace tables that are there")
     command.add_argument("--tracking-uri", metavar="URI", help=URI_HELP)
