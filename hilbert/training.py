@@ -2,7 +2,8 @@
 
 Train on `fold.train`, choose the epoch on `fold.inner`, predict `fold.held_out`. Nothing fitted (weights,
 standardisation, class weights, epoch) ever sees the held-out documents. The result depends on the data, the
-configuration, the fold and the seed alone; torch's global random state is left as it was.
+configuration, the fold and the seed alone, on a GPU as far as `hilbert.repeatable` says; torch's global state is left
+as it was.
 """
 
 import time
@@ -22,6 +23,7 @@ from hilbert.folds import Fold
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
 from hilbert.prediction import predict
+from hilbert.repeatable import repeatable
 from hilbert.tasks import Labels, encode_labels
 from hilbert.trainer import EpochReport, State, Trainer, TrainingError
 
@@ -112,7 +114,7 @@ def fit(
     started = time.perf_counter()
     labels = encode_labels(store.documents, config.tasks, source="the feature store's documents.csv")
     device = choose_device(config.train.device)
-    with _seeded(config, fold, device):
+    with repeatable(device), _seeded(config, fold, device):
         model, epochs, best = _train_and_choose(config, store, fold, labels, device, report, checkpoint or Checkpoint())
     model = model.cpu().eval()
     outputs = predict(model, store, fold.held_out)
@@ -159,7 +161,7 @@ def fit_all(
     nobody = np.empty(0, np.int64)
     everyone = Fold(np.arange(len(store.documents)), nobody, nobody, index=stream)
     device = choose_device(config.train.device)
-    with _seeded(config, everyone, device):
+    with repeatable(device), _seeded(config, everyone, device):
         rng = np.random.default_rng(_seeds(config, everyone))
         trainer = Trainer(config, store, everyone, labels, device, rng)
         trainer.run(report, last=min(epochs, config.train.epochs))

@@ -13,7 +13,7 @@ PLATFORM = {"ray", "optuna", "mlflow", "tune"}
 
 # What a module may import of its own package, in layers: a module may import from the layers before its own.
 HILBERT = [
-    {"errors", "numeric", "files"},
+    {"errors", "numeric", "files", "repeatable"},
     {"tables", "groups", "config", "ragged"},
     {"tasks", "audio", "store_files", "class_weights", "estimators", "documents"},
     {"losses", "metrics", "folds", "features", "cohort", "encoders", "attention", "pooling", "experts", "batches"},
@@ -24,11 +24,13 @@ HILBERT = [
     {"inference", "classifier"},
 ]
 TUNE = [
-    {"options", "bars", "space", "formats", "racing", "guard", "provenance"},
+    {"options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"},
+    {"stores"},
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
-    {"predictions", "plots", "selection", "ledger", "archive", "jobs"},
+    {"predictions", "plots", "selection", "ledger", "archive", "jobs", "lost", "workers"},
+    {"searcher"},
     {"tracking", "scheduling", "plan", "entries", "notes", "submit"},
-    {"evidence"},
+    {"evidence", "extract"},
     {"contest"},
     {"progress", "comparison", "leaderboard", "runs", "study_files", "refit", "registry", "served"},
     {"choice"},
@@ -39,7 +41,14 @@ TUNE = [
     {"cli"},
 ]
 ONLY_IN = {
-    "ray": {"tune/scheduling.py", "tune/jobs.py"},
+    "ray": {
+        "tune/scheduling.py",
+        "tune/searcher.py",
+        "tune/workers.py",
+        "tune/encoding.py",
+        "tune/extract.py",
+        "tune/jobs.py",
+    },
     "optuna": {"tune/search.py", "tune/importance.py"},
     "mlflow": {"tune/tracking.py", "tune/runs.py", "tune/recorder.py", "tune/registry.py", "tune/served.py"},
 }

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hilbert.errors import StudyError
-from tune.room import LOOK_EVERY, MOST_ASKED, Room
+from tune.room import LOOK_EVERY, MOST_ASKED, MOST_PROBES, Room
 from tune.space import ResourcesConfig
 
 
@@ -51,6 +51,55 @@ def test_as_many_fit_as_there_is_of_everything(cpus, gpus, share, each):
 def test_a_job_stays_on_one_node(nodes):
     alone = [Cluster(node).room(cpus_per_job=2, gpus_per_job=0.5).slots for node in nodes]
     assert Cluster(*nodes).room(cpus_per_job=2, gpus_per_job=0.5).slots == sum(alone)
+
+
+def test_a_share_of_a_gpu_is_all_of_one_gpu_s():
+    assert Cluster({"CPU": 99, "GPU": 4}).room(gpus_per_job=0.3).slots == 4 * 3  # not 13: none lies across two
+    assert Cluster({"CPU": 99, "GPU": 4}).room(gpus_per_job=0.6).slots == 4
+
+
+def test_nodes_without_a_gpu_are_left_alone_by_jobs_that_ask_for_one():
+    mixed = Cluster({"CPU": 64}, {"CPU": 8, "GPU": 1}, {"CPU": 2, "GPU": 1})
+    assert mixed.room(gpus_per_job=0.25).slots == 4 + 2
+    assert mixed.room(gpus_per_job=0).slots == 74
+
+
+def test_packing_changes_the_room_at_once_as_far_as_there_are_processors():
+    cluster = Cluster({"CPU": 64}, {"CPU": 8, "GPU": 2}, {"CPU": 2, "GPU": 1})
+    room = cluster.room(gpus_per_job="auto")
+    assert room.slots == 3
+    room.packing.measured(2**30, 80 * 2**30)  # 45 would fit, but no node has processors for more than 4 a GPU
+    assert room.slots == 8 + 2
+    assert room.job == {"CPU": 1, "GPU": 0.25}
+
+
+def test_a_fleet_is_asked_for_when_it_is_known_how_large():
+    cluster = Cluster({"CPU": 0.0})
+    room = cluster.room(gpus_per_job="auto")
+    room.want(500)
+    assert cluster.asked[-1] == [{"CPU": 1, "GPU": 1.0}] * MOST_PROBES
+    room.packing.measured(2**30, 20 * 2**30)
+    room.want(500)
+    assert cluster.asked[-1] == [{"CPU": 1, "GPU": 0.0909}] * 500
+
+
+def test_auto_means_processors_where_no_gpu_will_ever_be():
+    cluster, said = Cluster({"CPU": 4}), []
+    room = cluster.room(autoscaler=False, gpus_per_job="auto")
+    room.wait(said.append)
+    assert (room.slots, room.job) == (4, {"CPU": 1})
+    assert said == ["there is no GPU here: fold jobs run on processors alone (resources.gpus_per_job: auto)"]
+
+
+def test_auto_waits_for_a_gpu_on_a_cluster_and_uses_one_that_is_there():
+    cluster, said = Cluster({"CPU": 4}), []
+    cluster.joins[30.0] = {"CPU": 8, "GPU": 1}
+    cluster.room(gpus_per_job="auto").wait(said.append)
+    assert cluster.time >= 30
+    assert "ask for less in cpus_per_job and gpus_per_job (0: no GPU), or add a node" in said[0]
+    here = Cluster({"CPU": 4, "GPU": 1}).room(autoscaler=False, gpus_per_job="auto")
+    here.wait(said.append)
+    assert (here.slots, len(said)) == (1, 1)
 
 
 def test_it_follows_the_nodes_and_keeps_to_the_limit():

@@ -19,8 +19,11 @@ import torch
 from hilbert.config import FitConfig
 from hilbert.features import FeatureStore
 from hilbert.folds import Fold
+from hilbert.repeatable import prepare_cuda
 from hilbert.trainer import State
 from hilbert.training import Checkpoint, EpochReport, FoldResult, fit
+from tune.gpu_memory import Meter, cuda_meter, is_out_of_memory
+from tune.stores import local_folder
 
 CHECKPOINT_EVERY = 60.0
 """Seconds between two states of a long fit: what a lost worker costs at most."""
@@ -33,7 +36,7 @@ class StudyData:
     """What all fold jobs of a study share; sent to every worker once.
 
     Attributes:
-        stores: absolute folder of each feature store by its name in the study file.
+        stores: absolute folder, or URL, of each feature store by its name in the study file.
         fingerprints: what is in these stores.
         folds: all folds.
         splits: hash of the folds.
@@ -85,6 +88,9 @@ class JobRecord:
         auc: for each task the AUC of this fold, None where it is undefined.
         usage: for each task the mean weight of every expert over the held-out documents; older records have none.
         gpus: how many it occupied.
+        gpu_memory: the most that it took of its GPU's memory, in bytes, see `tune.gpu_memory`; 0 without a GPU.
+        gpu_total: the memory of that GPU.
+        out_of_memory: it failed because the GPU's memory was exhausted.
     """
 
     identity: str
@@ -101,10 +107,17 @@ class JobRecord:
     auc: dict[str, float | None] = field(default_factory=dict)
     usage: dict[str, list[float]] = field(default_factory=dict)
     gpus: float = 0.0
+    gpu_memory: int = 0
+    gpu_total: int = 0
+    out_of_memory: bool = False
 
     def to_json(self) -> bytes:
         """As JSON; every number comes back exactly."""
         return json.dumps(asdict(self), allow_nan=False).encode()
+
+    def without_curves(self) -> "JobRecord":
+        """Without the measures of the epochs, which are most of it."""
+        return replace(self, epochs={})
 
     @classmethod
     def from_json(cls, content: bytes) -> "JobRecord":
@@ -153,14 +166,27 @@ class CalledOff(Exception):  # noqa: N818 (nothing went wrong)
     """The job's configuration has been given up."""
 
 
-def run_job(job: FoldJob, data: StudyData, *, called_off: Callable[[], bool] = lambda: False) -> JobRecord:
+def run_job(
+    job: FoldJob, data: StudyData, *, called_off: Callable[[], bool] = lambda: False, meter: Meter = cuda_meter
+) -> JobRecord:
     """Runs a fold job in this process. A job that raises gives a record of its traceback.
 
     Args:
         job: the fold job.
         data: what the jobs of the study share.
         called_off: asked after every epoch whether the job shall stop.
+        meter: measures the memory that it takes of a GPU.
     """
+    started = time.time()
+    try:
+        with meter() as memory:
+            found = _run(job, data, called_off)
+            return replace(found, gpu_memory=memory().peak, gpu_total=memory().total)
+    except Exception as error:  # of the meter: a GPU that failed refuses all that comes after
+        return _raised(job, error, started)
+
+
+def _run(job: FoldJob, data: StudyData, called_off: Callable[[], bool]) -> JobRecord:
     started = time.time()
 
     def report(_: EpochReport) -> None:
@@ -176,8 +202,8 @@ def run_job(job: FoldJob, data: StudyData, *, called_off: Callable[[], bool] = l
         return record(job.identity, result, started)
     except CalledOff:
         return replace(failed(job, "", started), stopped=True)
-    except Exception:
-        return failed(job, traceback.format_exc(), started)
+    except Exception as error:
+        return _raised(job, error, started)
 
 
 def _checkpoint(job: FoldJob, data: StudyData) -> FileCheckpoint | None:
@@ -189,6 +215,11 @@ def _checkpoint(job: FoldJob, data: StudyData) -> FileCheckpoint | None:
 def failed(job: FoldJob, error: str, started: float) -> JobRecord:
     """The record of a job that did not end well."""
     return JobRecord(identity=job.identity, fold=job.fold, started=started, seconds=time.time() - started, error=error)
+
+
+def _raised(job: FoldJob, error: Exception, started: float) -> JobRecord:
+    told = "".join(traceback.format_exception(error))
+    return replace(failed(job, told, started), out_of_memory=is_out_of_memory(error))
 
 
 def record(identity: str, result: FoldResult, started: float) -> JobRecord:
@@ -213,18 +244,23 @@ def record(identity: str, result: FoldResult, started: float) -> JobRecord:
 
 
 @lru_cache(maxsize=8)
-def open_store(folder: str, fingerprint: str) -> FeatureStore:
+def open_store(location: str, fingerprint: str) -> FeatureStore:
     """Opens a feature store once a process; its arrays are memory-mapped, hence in memory once a node.
 
     Raises:
-        StoreError: the store is not the one that the study began with.
+        StoreError: it can't be had: see `tune.stores.local_folder`.
+        RuntimeError: the store is not the one that the study began with.
     """
-    store = FeatureStore.open(folder)
+    store = FeatureStore.open(local_folder(location, fingerprint))
     if store.fingerprint != fingerprint:
-        raise RuntimeError(f"{folder}: the feature store changed while the study ran")
+        raise RuntimeError(f"{location}: the feature store changed while the study ran")
     return store
 
 
 def prepare_worker() -> None:
-    """Sets a worker process up: one thread, so that jobs beside each other neither slow nor change one another."""
+    """Sets a worker process up: one thread, so that jobs beside each other neither slow nor change one another.
+
+    To be called before this process uses a GPU.
+    """
     torch.set_num_threads(1)
+    prepare_cuda()

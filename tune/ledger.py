@@ -245,4 +245,7 @@ class Ledger:
 
     def _close_what_is_done(self) -> None:
         for number in [number for number, trial in self.trials.items() if trial.closed]:
-            self.listener.on_close(self.trials.pop(number))
+            trial = self.trials.pop(number)
+            self.listener.on_close(trial)
+            # racing may still ask for its predictions, of thousands of fold jobs
+            trial.records = {fold: record.without_curves() for fold, record in trial.records.items()}

@@ -5,38 +5,36 @@ curves, Tune's own loggers are off, and its pickled snapshots are not used: what
 folder as soon as it is done, and the search in its own journal.
 """
 
-import faulthandler
 import logging
 import os
 import shutil
+import socket
+import sys
 import tempfile
-import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.autoscaler.sdk
 import ray.tune
-from ray.tune.search import Searcher
 
-from hilbert.config import FitConfig
 from hilbert.errors import StudyError
-from tune.job import FoldJob, JobRecord, StudyData, failed, prepare_worker, run_job
+from tune.gpu_memory import Meter, cuda_meter
+from tune.job import StudyData
 from tune.ledger import Ledger
+from tune.lost import Missing, Node
 from tune.room import Room
+from tune.searcher import FoldSearcher, Messenger
 from tune.space import ResourcesConfig
+from tune.workers import fold_worker, on_node
 
-logger = logging.getLogger(__name__)
-
-FINISHED: str = Searcher.FINISHED
 MOST_AT_ONCE = 100_000
 """Tune's own limit of packs that are out; the searcher's follows the cluster."""
-ASK_EVERY = 2.0
-"""Seconds between a job's questions whether it has been called off."""
+
+ANSWERS_WITHIN = 10.0
+"""Seconds that a cluster has to answer."""
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -45,162 +43,6 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-
-
-@ray.remote(num_cpus=0)
-class Board:
-    """What all workers can read: which configurations have been given up."""
-
-    def __init__(self) -> None:
-        self.abandoned: set[int] = set()
-
-    def abandon(self, trial: int) -> None:
-        """Calls the jobs of a trial off."""
-        self.abandoned.add(trial)
-
-    def is_abandoned(self, trial: int) -> bool:
-        """Whether a trial's jobs are called off."""
-        return trial in self.abandoned
-
-
-def new_board() -> Any:
-    """Puts up a board; Ray takes it down with the sweep."""
-    return Board.remote()  # type: ignore[attr-defined]
-
-
-class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
-    """A worker process: takes a pack of fold jobs, returns their records, waits for the next pack."""
-
-    def setup(self, config: dict[str, Any], data: StudyData, board: Any, limit: float | None) -> None:
-        """Called once a process; `data` lies in shared memory, `limit` is in seconds."""
-        if not ray.get_gpu_ids():
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a job that asked for no GPU shall not find one
-        prepare_worker()
-        self.data, self.board, self.limit = data, board, limit
-        self.asked = 0.0
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Takes the next pack."""
-        self.jobs = [_unpack(job) for job in new_config["jobs"]]
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Runs the pack."""
-        return {"records": [zlib.compress(self._run(job).to_json()) for job in self.jobs], "done": True}
-
-    def _run(self, job: FoldJob) -> JobRecord:
-        with time_limit(self.limit, trace_of(job)):
-            return run_job(job, self.data, called_off=lambda: self._called_off(job.trial))
-
-    def _called_off(self, trial: int) -> bool:
-        """Asks the board, now and then."""
-        if self.board is None or time.monotonic() - self.asked < ASK_EVERY:
-            return False
-        self.asked = time.monotonic()
-        return bool(ray.get(self.board.is_abandoned.remote(trial)))
-
-
-@contextmanager
-def time_limit(seconds: float | None, trace: Path) -> Iterator[None]:
-    """Ends this process after so many seconds, whatever it hangs in, and leaves its stacks in the file `trace`.
-
-    The watch is kept by a thread outside of Python, which a hanging extension can't stop.
-    """
-    if seconds is None:
-        yield
-        return
-    with trace.open("w") as file:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-    trace.unlink(missing_ok=True)
-
-
-def trace_of(job: FoldJob) -> Path:
-    """Where a job that was ended leaves its stacks, on its own machine."""
-    return Path(tempfile.gettempdir()) / f"hilbert-{job.identity}.trace"
-
-
-def _why_it_died(job: FoldJob, limit: float | None) -> str:
-    """What can be said of a job whose worker is gone."""
-    trace = trace_of(job)
-    stacks = trace.read_text(encoding="utf-8", errors="replace") if trace.exists() else ""
-    trace.unlink(missing_ok=True)
-    if stacks:
-        return f"{stacks}\nended after the time limit of {(limit or 0) / 60:g} minutes (resources.minutes_per_job)"
-    return "the worker process died: out of memory, killed, or its machine was lost"
-
-
-class FoldSearcher(Searcher):  # type: ignore[misc]
-    """Hands the ledger's fold jobs to Tune as packs, and the workers' records back to the ledger."""
-
-    def __init__(self, ledger: Ledger, limit: float | None, gpus: float, room: Room, left: Callable[[], int]) -> None:
-        super().__init__()
-        self.ledger, self.limit, self.gpus, self.room, self.left = ledger, limit, gpus, room, left
-        self.out: dict[str, tuple[list[FoldJob], float]] = {}
-        self.fault: Exception | None = None
-
-    def set_max_concurrency(self, max_concurrent: int) -> bool:  # noqa: ARG002
-        """Tune leaves it to `suggest` how many packs are out: nodes come and go."""
-        return True
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next pack; None when nothing can be handed out now, FINISHED when nothing is left."""
-        if self.fault:
-            return FINISHED
-        try:
-            self.room.want(self.left())
-            if len(self.out) >= self.room.slots:  # not before there is room: what a job is depends on those before it
-                return FINISHED if self.ledger.finished else None
-            job = self.ledger.next()
-        except Exception as error:
-            self.fault = error
-            return FINISHED
-        if job is None:
-            return FINISHED if self.ledger.finished else None
-        self.out[trial_id] = ([job], time.time())
-        return {"jobs": [_pack(job)]}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Takes in a pack's records; a worker that died gives none."""
-        if trial_id not in self.out:
-            return
-        jobs, started = self.out.pop(trial_id)
-        try:
-            for number, job in enumerate(jobs):
-                self.ledger.take(job, self._record(job, number, result, started, error))
-        except Exception as fault:  # an exception here would end Tune without a word of which job it was
-            self.fault = self.fault or fault
-
-    def _record(
-        self, job: FoldJob, number: int, result: dict[str, Any] | None, started: float, error: bool
-    ) -> JobRecord:
-        if error or result is None or "records" not in result:
-            record = failed(job, _why_it_died(job, self.limit), started)
-        else:
-            record = JobRecord.from_json(zlib.decompress(result["records"][number]))
-        return replace(record, gpus=self.gpus)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its searcher at the start; nobody reads it: the study's folder holds the state."""
-        return {}
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study's folder holds the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
-
-
-def _pack(job: FoldJob) -> dict[str, Any]:
-    return asdict(job) | {"config": job.config.model_dump(mode="json")}
-
-
-def _unpack(content: dict[str, Any]) -> FoldJob:
-    return FoldJob(**content | {"config": FitConfig.model_validate(content["config"])})
 
 
 @contextmanager
@@ -216,9 +58,15 @@ def ray_cluster(resources: ResourcesConfig) -> Iterator[Room]:
         StudyError: the cluster that is named doesn't answer.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
-    if ray.is_initialized():
-        yield from _room(resources, ours=False)
-        return
+    with redirect_stdout(sys.stderr):  # Ray tells of lost nodes on stdout, which is for results
+        if ray.is_initialized():
+            yield from _room(resources, ours=False)
+        else:
+            yield from _joined_or_started(resources)
+
+
+def _joined_or_started(resources: ResourcesConfig) -> Iterator[Room]:
+    _check_named_cluster()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     ours = True
     try:  # never address="auto": it also joins the local cluster of another sweep, and dies with it
@@ -232,6 +80,25 @@ def ray_cluster(resources: ResourcesConfig) -> Iterator[Room]:
         yield from _room(resources, ours=ours)
     finally:
         ray.shutdown()
+
+
+def _check_named_cluster() -> None:
+    """Whether somebody listens where `ray.init` will look for a cluster, and would look for many minutes.
+
+    Raises:
+        StudyError: nobody does.
+    """
+    temporary = os.environ.get("RAY_TMPDIR") or (sys.platform == "linux" and os.environ.get("TMPDIR")) or "/tmp"
+    note, named = Path(temporary, "ray", "ray_current_cluster"), os.environ.get("RAY_ADDRESS", "")
+    address = named or (note.read_text(encoding="utf-8").strip() if note.exists() else "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):  # none, "local", or something that Ray has a word on
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
+    except OSError as error:
+        advice = "RAY_ADDRESS names it" if named else f"'ray start' noted it in {note}; 'ray stop' forgets it"
+        raise StudyError(f"no Ray cluster answers at {address} ({error}): {advice}") from None
 
 
 def _room(resources: ResourcesConfig, *, ours: bool) -> Iterator[Room]:
@@ -252,6 +119,39 @@ def _ask(bundles: list[dict[str, float]]) -> None:
     ray.autoscaler.sdk.request_resources(bundles=bundles)
 
 
+def _past_and_present() -> Mapping[str, Node]:
+    """All nodes of the cluster, those that are lost too."""
+    return {
+        node["NodeID"]: Node(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["Alive"])
+        for node in ray.nodes()
+    }
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+def _here() -> None:
+    """Answers."""
+
+
+class Asked:
+    """Whether nodes answer: each is sent a task that does nothing, once, and nobody waits for it."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Any] = {}
+
+    def __call__(self, node: str) -> bool:
+        """Whether the node has answered since it was asked."""
+        if node not in self.tasks:
+            self.tasks[node] = _here.options(scheduling_strategy=on_node(node)).remote()
+        ready, _ = ray.wait([self.tasks[node]], timeout=0)
+        if not ready:
+            return False
+        try:
+            ray.get(self.tasks.pop(node))
+        except ray.exceptions.RayError:
+            return False
+        return True
+
+
 def run_ledger(
     ledger: Ledger,
     data: StudyData,
@@ -260,6 +160,8 @@ def run_ledger(
     board: Any,
     *,
     left: Callable[[], int],
+    say: Callable[[str], None] = lambda _: None,
+    meter: Meter = cuda_meter,
 ) -> None:
     """Runs fold jobs until the ledger has no more, or until Ctrl-C; what is done by then is in the ledger.
 
@@ -268,18 +170,25 @@ def run_ledger(
         data: what they share.
         resources: what each occupies.
         room: of the cluster.
-        board: see `new_board`; None without racing.
+        board: see `tune.workers.new_board`.
         left: how many fold jobs are left, those that run included.
+        say: hears of lost nodes and of how many jobs share a GPU, a line each.
+        meter: measures the memory that a job takes of a GPU, in the worker.
 
     Raises:
         Exception: what the ledger's callables raised.
     """
     limit = None if resources.minutes_per_job is None else 60 * resources.minutes_per_job
-    searcher = FoldSearcher(ledger, limit, resources.gpus_per_job, room, left)
-    trainable = ray.tune.with_resources(
-        ray.tune.with_parameters(FoldWorker, data=data, board=board, limit=limit),
-        {"cpu": resources.cpus_per_job, "gpu": resources.gpus_per_job},
-    )
+
+    def node_of(worker: str) -> str:
+        return str(ray.get(board.node_of.remote(worker)))
+
+    def occupied(config: dict[str, Any]) -> ray.tune.PlacementGroupFactory:
+        return ray.tune.PlacementGroupFactory([{"CPU": resources.cpus_per_job, "GPU": config["gpus"]}])
+
+    missing = Missing(_past_and_present, Asked())
+    searcher = FoldSearcher(ledger, room, missing, limit=limit, left=left, node_of=node_of, say=say)
+    trainable = ray.tune.with_resources(fold_worker(data, board, limit, meter), occupied)
     folder = tempfile.mkdtemp(prefix="hilbert-ray-")
     tune_config = ray.tune.TuneConfig(
         search_alg=searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=MOST_AT_ONCE
@@ -289,6 +198,7 @@ def run_ledger(
         storage_path=folder,
         verbose=0,
         checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+        callbacks=[Messenger(searcher.on_trial_error)],
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed jobs are told by the ledger
     try:

@@ -87,16 +87,34 @@ class ResourcesConfig(Section):
 
     cpus_per_job: Annotated[float, Field(gt=0)] = 1
     """Processor cores, as Ray counts them; a job computes on one thread."""
-    gpus_per_job: Annotated[float, Field(ge=0)] = 0
-    """GPUs; 0.25 lets four jobs share one."""
+    gpus_per_job: float | Literal["auto"] = 0
+    """GPUs; 0.25 lets four jobs share one. `auto`: as many share one as its memory holds, which the first jobs show,
+    and fewer after one ran out of it; a computer of its own that has no GPU runs the jobs on processors."""
     workers: Positive | None = None
     """Fold jobs at once, at most; without it as many as fit on the cluster. The results don't depend on it."""
     minutes_for_nodes: Annotated[float, Field(ge=0)] = 20
     """How long a sweep on a cluster waits for a first node that a fold job fits on."""
     retries: Count = 1
-    """How often a fold job is run again that failed: that raised, hung, or whose worker died."""
+    """How often a fold job is run again that failed: that raised, hung, or whose worker died. The loss of a whole node
+    doesn't count."""
     minutes_per_job: Annotated[float, Field(gt=0)] | None = None
     """A fold job that takes longer counts as hanging and is ended; without it, none is."""
+
+    @field_validator("gpus_per_job", mode="before")
+    @classmethod
+    def _part_or_whole(cls, gpus: object) -> object:
+        if isinstance(gpus, int | float) and not isinstance(gpus, bool):
+            fits = 0 <= gpus <= 1 or (gpus > 1 and float(gpus).is_integer())
+        else:
+            fits = gpus == "auto"
+        if not fits:
+            raise ValueError(f"gpus_per_job must be auto, a share of a GPU (0 to 1) or whole GPUs: it is {gpus!r}")
+        return gpus
+
+    @property
+    def gpus_at_first(self) -> float:
+        """GPUs of the first fold job."""
+        return 1.0 if self.gpus_per_job == "auto" else self.gpus_per_job
 
 
 class Study(Section):
@@ -105,7 +123,7 @@ class Study(Section):
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
     """Name of the study: an MLflow experiment, and a folder of finished fold jobs."""
     features: str | Annotated[dict[str, str], Field(min_length=1)]
-    """Folder of the feature store, or several by name, among which the search chooses."""
+    """Folder of the feature store, or its URL (s3://bucket/folder); or several by name: the search chooses."""
     tasks: Annotated[dict[str, str | dict[str, Any]], Field(min_length=1)]
     """Label column to its kind: `binary`, `multiclass`, `regression`, or `{kind: binary, classes: [no, yes]}`."""
     folds: FoldsConfig = FoldsConfig()
@@ -152,7 +170,7 @@ class Study(Section):
 
     @property
     def stores(self) -> dict[str, str]:
-        """Folders of the feature stores by name; a single one is called `features`."""
+        """Folders or URLs of the feature stores by name; a single one is called `features`."""
         return self.features if isinstance(self.features, dict) else {FEATURES: self.features}
 
     @property
@@ -195,6 +213,11 @@ class Study(Section):
                 section, key = name.split(".")
                 sections[section][key] = value
         return FitConfig.model_validate({"tasks": self.tasks, "seed": self.seed, **sections})
+
+
+def is_url(location: str) -> bool:
+    """Whether a feature store is named by a URL, as in s3://bucket/folder, and not by its folder."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location) is not None
 
 
 def configuration_hash(config: FitConfig, store: str) -> str:

@@ -24,12 +24,14 @@ from tune.progress import SweepProgress
 from tune.provenance import commit, versions
 from tune.racing import RULES, Table, shortfall
 from tune.recorder import RecordedStudy, Recorder
+from tune.room import Room
 from tune.search import Proposal, Search
 from tune.selection import POOLED_AUC, fold_score, pooled_objective, summarise
 from tune.space import Study
 from tune.study_files import describe_data, study_note, write_study_files
 from tune.tracking import connect, tracking_uri
-from tune.ui import announce
+from tune.ui import announce, way_in
+from tune.workers import new_board
 
 SPECULATION = 3
 """Folds of a configuration that run at once, under racing, while others can be opened."""
@@ -71,6 +73,7 @@ class Sweep:
         self.objectives: dict[int, float] = {}  # of the trials that ran on every fold
         self.guard = FailureGuard()
         self.board: Any = None
+        self.room: Room | None = None
         self.fresh = False  # whether records come from jobs that ran just now
         study = plan.study
         racing = Racing(
@@ -96,14 +99,19 @@ class Sweep:
         self.console.print("starting Ray ...", style="dim")
         with scheduling.ray_cluster(study.resources) as room:
             room.want(self._left())
-            room.wait(lambda words: self.console.print(words, highlight=False, soft_wrap=True))
-            self.board = scheduling.new_board() if study.racing != "none" else None
+            room.wait(self._say)
+            self.room, self.board = room, new_board()
             with self._progress(lambda: room.known):
                 self._replay()
                 self.fresh = True
                 data = replace(self.plan.data, checkpoints=str(self.archive.checkpoints.absolute()))
-                scheduling.run_ledger(self.ledger, data, study.resources, room, self.board, left=self._left)
+                scheduling.run_ledger(
+                    self.ledger, data, study.resources, room, self.board, left=self._left, say=self._say
+                )
         return self.ledger.complete or self._budget_spent()
+
+    def _say(self, words: str) -> None:
+        self.console.print(words, highlight=False, markup=False, soft_wrap=True)
 
     def replay(self) -> None:
         """Tells search and recorder again what lies in the archive; runs nothing."""
@@ -152,6 +160,8 @@ class Sweep:
     def _on_record(self, trial: Trial, record: JobRecord) -> None:
         if self.fresh:
             self.archive.save(record)
+        if self.room is not None:  # an earlier run knows already how much of a GPU a job takes
+            self.room.packing.measured(record.gpu_memory, record.gpu_total)
         self.recorder.fold(trial.proposal, record)
         self.progress.job(failed=bool(record.error), fresh=self.fresh)
         if self.fresh:
@@ -289,6 +299,8 @@ def _with_archive(
         recorder = Recorder(_recorded(plan, archive, hash_ids), client)
         look = announce(recorder.client, recorder.experiment, study)
         console.print(f"leaderboard: {look}", style="dim", highlight=False, soft_wrap=True)
+        if hint := way_in(uri):
+            console.print(hint, style="dim", highlight=False, markup=False, soft_wrap=True)
         try:
             sweep = Sweep(plan, archive, recorder, console)
             complete = run(sweep)
