@@ -75,19 +75,29 @@ def write_store(folder: Path) -> None:
     FeatureStore.write(folder, documents=documents, audio=features, text=features)
 
 
-def simulated_worker(cohort: dict[str, Any], seconds: float) -> Any:
-    """A Trainable in the place of `tune.scheduling.FoldWorker`: light, since it knows neither torch nor HILBERT.
+def simulated_worker(cohort: dict[str, Any], seconds: float, slots: int) -> Any:
+    """A Trainable in the place of `tune.workers.FoldWorker`: light, since it knows neither torch nor HILBERT.
+
+    The first fold jobs end when all workers are up. With jobs shorter than the start of a process, Tune would give the
+    jobs of those that start to those that are done, and start the others again and again.
 
     Args:
         cohort: `folds`: the held-out documents of each; `documents`; `labels` by task.
         seconds: mean of a fold job.
+        slots: workers.
     """
     import numpy as np
     import ray.tune
 
+    here = Path("workers").absolute()
+    here.mkdir()
+
     class Worker(ray.tune.Trainable):  # type: ignore[misc]
         def setup(self, config: dict[str, Any]) -> None:
             self.reset_config(config)
+            (here / str(os.getpid())).touch()
+            while len(list(here.iterdir())) < slots:
+                time.sleep(1)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.job = new_config["jobs"][0]
@@ -178,6 +188,7 @@ class Journal:
             f"{label!s:>8}",
             *(f"{part:9.2f}" for part in parts),
             f"{memory / 1024:7.0f} {self.waiting():7d}",
+            file=sys.__stdout__,  # a sweep keeps stdout for its result
             flush=True,
         )
         return parts
@@ -213,7 +224,7 @@ def run(options: argparse.Namespace, configurations: int) -> None:
         "documents": list(plan.documents),
         "labels": {task: found.values.tolist() for task, found in plan.labels.items()},
     }
-    worker = simulated_worker(cohort, options.seconds)
+    worker = simulated_worker(cohort, options.seconds, options.slots)
     scheduling.fold_worker = lambda *_: worker  # type: ignore[assignment]
 
     watch = Stopwatch()

@@ -74,7 +74,14 @@ def scenario(store: str, *, jobs: int, says: int, holds: int, seen: bool = False
         room.wait(said.append)
         meter = fake_gpus(folder, says=says, holds=holds)
         run_ledger(
-            ledger, plan.data, study.resources, room, new_board(), left=lambda: jobs, say=said.append, meter=meter
+            ledger,
+            plan.data,
+            study.resources,
+            room,
+            new_board(Path(folder)),
+            left=lambda: jobs,
+            say=said.append,
+            meter=meter,
         )
         beside = [int(path.name.split()[1]) for path in Path(folder).glob("most *")]
     return {

@@ -25,7 +25,7 @@ HILBERT = [
 ]
 TUNE = [
     {"options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"},
-    {"stores"},
+    {"stores", "checkpoints"},
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
     {"predictions", "plots", "selection", "ledger", "archive", "jobs", "lost", "workers"},
     {"searcher"},

@@ -8,7 +8,7 @@ import torch
 from synthetic import fit_config, make_fold, make_store
 
 from hilbert.training import Checkpoint, fit
-from tune.job import FileCheckpoint
+from tune.checkpoints import FileStates, StateCheckpoint
 
 TASKS = {"affect": "binary", "spectrum": "multiclass", "score": "regression"}
 VARIANTS = {
@@ -92,18 +92,21 @@ def test_a_fit_that_is_cut_again_and_again_still_ends_the_same():
     assert found(result) == expected
 
 
-def test_a_file_checkpoint_is_written_now_and_then_and_a_damaged_one_is_left_alone(tmp_path):
-    path = tmp_path / "job.pt"
+def test_a_state_is_kept_now_and_then_and_a_damaged_one_is_left_alone(tmp_path):
+    states, path = FileStates(tmp_path), tmp_path / "job.pt"
     config = fit_config(tasks=TASKS, **VARIANTS["patience"])
     expected = found(fit(config, *DATA))
     with pytest.raises(PowerCut.Now):
-        fit(config, *DATA, checkpoint=PowerCut(FileCheckpoint(path, every=0), 3))
-    assert FileCheckpoint(path).load() is not None
-    assert found(fit(config, *DATA, checkpoint=FileCheckpoint(path, every=0))) == expected
+        fit(config, *DATA, checkpoint=PowerCut(StateCheckpoint(states, "job", every=0), 3))
+    assert [file.name for file in tmp_path.iterdir()] == ["job.pt"]
+    assert StateCheckpoint(states, "job").load() is not None
+    assert found(fit(config, *DATA, checkpoint=StateCheckpoint(states, "job", every=0))) == expected
     path.write_bytes(path.read_bytes()[:100])
-    assert FileCheckpoint(path).load() is None
-    path.unlink()
+    assert StateCheckpoint(states, "job").load() is None
+    states.forget("job")
+    assert not path.exists()
+    states.forget("job")  # as often as one likes
     started = time.monotonic()
-    fit(config, *DATA, checkpoint=FileCheckpoint(path, every=3600))
+    fit(config, *DATA, checkpoint=StateCheckpoint(states, "job", every=3600))
     assert time.monotonic() - started < 3600
     assert not path.exists()

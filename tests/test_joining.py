@@ -28,7 +28,9 @@ def joined():
 def test_a_cluster_that_died_is_told_at_once_and_how_to_forget_it(nobody, tmp_path):
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(nobody)
-    with pytest.raises(StudyError, match=f"no Ray cluster answers at {nobody}.*ray_current_cluster; 'ray stop' forgets"):
+    with pytest.raises(
+        StudyError, match=f"no Ray cluster answers at {nobody}.*ray_current_cluster; 'ray stop' forgets"
+    ):
         joined()
     assert not ray.is_initialized()
 

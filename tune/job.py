@@ -5,14 +5,11 @@ The identity of a fold job is a hash of all that its result depends on, so that 
 
 import hashlib
 import json
-import os
-import pickle
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 
@@ -20,13 +17,11 @@ from hilbert.config import FitConfig
 from hilbert.features import FeatureStore
 from hilbert.folds import Fold
 from hilbert.repeatable import prepare_cuda
-from hilbert.trainer import State
-from hilbert.training import Checkpoint, EpochReport, FoldResult, fit
+from hilbert.training import EpochReport, FoldResult, fit
+from tune.checkpoints import StateCheckpoint, States
 from tune.gpu_memory import Meter, cuda_meter, is_out_of_memory
 from tune.stores import local_folder
 
-CHECKPOINT_EVERY = 60.0
-"""Seconds between two states of a long fit: what a lost worker costs at most."""
 RESULTS_VERSION = 1
 """Part of every fold job's identity: raised when a change of the model or of training changes results."""
 
@@ -40,14 +35,12 @@ class StudyData:
         fingerprints: what is in these stores.
         folds: all folds.
         splits: hash of the folds.
-        checkpoints: absolute folder for the states of long jobs, which those workers use that can see it.
     """
 
     stores: Mapping[str, str]
     fingerprints: Mapping[str, str]
     folds: Sequence[Fold]
     splits: str
-    checkpoints: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,62 +124,37 @@ def job_identity(config: FitConfig, fold: int, *, fingerprint: str, splits: str)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
-class FileCheckpoint(Checkpoint):
-    """Keeps the state of a fit in a file, written beside and renamed; a damaged file counts as none.
-
-    Args:
-        path: the file.
-        every: seconds that must have passed since the last state was written, or since the fit began.
-    """
-
-    def __init__(self, path: Path, *, every: float = CHECKPOINT_EVERY) -> None:
-        self.path, self.every, self.written = path, every, time.monotonic()
-
-    def load(self) -> State | None:
-        """The state that was written last."""
-        if not self.path.exists():
-            return None
-        try:
-            state: State = torch.load(self.path, weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-            return None
-        return state
-
-    def save(self, state: Callable[[], State]) -> None:
-        """Writes the state, if it is time to."""
-        if time.monotonic() - self.written < self.every:
-            return
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
-        torch.save(state(), partial)
-        partial.replace(self.path)
-        self.written = time.monotonic()
-
-
 class CalledOff(Exception):  # noqa: N818 (nothing went wrong)
     """The job's configuration has been given up."""
 
 
 def run_job(
-    job: FoldJob, data: StudyData, *, called_off: Callable[[], bool] = lambda: False, meter: Meter = cuda_meter
+    job: FoldJob,
+    data: StudyData,
+    *,
+    states: States | None = None,
+    called_off: Callable[[], bool] = lambda: False,
+    meter: Meter = cuda_meter,
 ) -> JobRecord:
     """Runs a fold job in this process. A job that raises gives a record of its traceback.
 
     Args:
         job: the fold job.
         data: what the jobs of the study share.
+        states: where it keeps its state, and finds that of an earlier attempt; None: nowhere.
         called_off: asked after every epoch whether the job shall stop.
         meter: measures the memory that it takes of a GPU.
     """
     started = time.time()
     try:
         with meter() as memory:
-            found = _run(job, data, called_off)
+            found = _run(job, data, states, called_off)
             return replace(found, gpu_memory=memory().peak, gpu_total=memory().total)
     except Exception as error:  # of the meter: a GPU that failed refuses all that comes after
         return _raised(job, error, started)
 
 
-def _run(job: FoldJob, data: StudyData, called_off: Callable[[], bool]) -> JobRecord:
+def _run(job: FoldJob, data: StudyData, states: States | None, called_off: Callable[[], bool]) -> JobRecord:
     started = time.time()
 
     def report(_: EpochReport) -> None:
@@ -195,21 +163,15 @@ def _run(job: FoldJob, data: StudyData, called_off: Callable[[], bool]) -> JobRe
 
     try:
         store = open_store(data.stores[job.store], data.fingerprints[job.store])
-        checkpoint = _checkpoint(job, data)
+        checkpoint = None if states is None else StateCheckpoint(states, job.identity)
         result = fit(job.config, store, data.folds[job.fold], report=report, checkpoint=checkpoint)
-        if checkpoint is not None:
-            checkpoint.path.unlink(missing_ok=True)
+        if states is not None:
+            states.forget(job.identity)
         return record(job.identity, result, started)
     except CalledOff:
         return replace(failed(job, "", started), stopped=True)
     except Exception as error:
         return _raised(job, error, started)
-
-
-def _checkpoint(job: FoldJob, data: StudyData) -> FileCheckpoint | None:
-    if data.checkpoints is None or not Path(data.checkpoints).is_dir():
-        return None
-    return FileCheckpoint(Path(data.checkpoints) / f"{job.identity}.pt")
 
 
 def failed(job: FoldJob, error: str, started: float) -> JobRecord:

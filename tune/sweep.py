@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +100,12 @@ class Sweep:
         with scheduling.ray_cluster(study.resources) as room:
             room.want(self._left())
             room.wait(self._say)
-            self.room, self.board = room, new_board()
+            self.room, self.board = room, new_board(self.archive.checkpoints)
             with self._progress(lambda: room.known):
                 self._replay()
                 self.fresh = True
-                data = replace(self.plan.data, checkpoints=str(self.archive.checkpoints.absolute()))
                 scheduling.run_ledger(
-                    self.ledger, data, study.resources, room, self.board, left=self._left, say=self._say
+                    self.ledger, self.plan.data, study.resources, room, self.board, left=self._left, say=self._say
                 )
         return self.ledger.complete or self._budget_spent()
 

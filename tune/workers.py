@@ -6,7 +6,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import ray.tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hilbert.config import FitConfig
+from tune.checkpoints import FileStates, States
 from tune.gpu_memory import Meter
-from tune.job import FoldJob, JobRecord, StudyData, prepare_worker, run_job
+from tune.job import FoldJob, JobRecord, StudyData, open_store, prepare_worker, run_job
 
 ASK_EVERY = 2.0
 """Seconds between a job's questions whether it has been called off."""
@@ -25,11 +26,20 @@ ASK_EVERY = 2.0
 
 @ray.remote(num_cpus=0)
 class Board:
-    """What all workers read and write: which configurations have been given up, and on which node each worker is."""
+    """What all workers read and write: configurations that were given up, nodes of workers, states of long fold jobs.
 
-    def __init__(self) -> None:
+    Args:
+        states: folder for these, on the board's node.
+    """
+
+    def __init__(self, states: str) -> None:
+        self.home, self.states = (this_node(), states), FileStates(states)
         self.abandoned: set[int] = set()
         self.nodes: dict[str, str] = {}
+
+    def where(self) -> tuple[str, str]:
+        """The board's node, and the folder of the states there."""
+        return self.home
 
     def abandon(self, trial: int) -> None:
         """Calls the jobs of a trial off."""
@@ -47,6 +57,38 @@ class Board:
         """The node of a worker; empty if it never said."""
         return self.nodes.get(worker, "")
 
+    def read_state(self, identity: str) -> bytes | None:
+        """See `tune.checkpoints.States`."""
+        return self.states.read(identity)
+
+    def write_state(self, identity: str, state: bytes) -> None:
+        """See `tune.checkpoints.States`."""
+        self.states.write(identity, state)
+
+    def forget_state(self, identity: str) -> None:
+        """See `tune.checkpoints.States`."""
+        self.states.forget(identity)
+
+
+class BoardStates:
+    """States that are sent to the board: of jobs on other nodes than it. Nobody waits until they are written."""
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+
+    def read(self, identity: str) -> bytes | None:
+        """The state that was written last."""
+        state: bytes | None = ray.get(self.board.read_state.remote(identity))
+        return state
+
+    def write(self, identity: str, state: bytes) -> None:
+        """Keeps a state in the place of the one before."""
+        self.board.write_state.remote(identity, state)
+
+    def forget(self, identity: str) -> None:
+        """The job is done."""
+        self.board.forget_state.remote(identity)
+
 
 def on_node(node: str) -> NodeAffinitySchedulingStrategy:
     """What puts a task or an actor on a node, and on no other."""
@@ -58,9 +100,14 @@ def this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def new_board() -> Any:
-    """Puts up a board beside this process, with which alone it may be lost; Ray takes it down with the sweep."""
-    return Board.options(scheduling_strategy=on_node(this_node())).remote()  # type: ignore[attr-defined]
+def new_board(states: Path) -> Any:
+    """Puts up a board beside this process, with which alone it may be lost; Ray takes it down with the sweep.
+
+    Args:
+        states: folder for the states of long fold jobs; it must be there.
+    """
+    beside = Board.options(scheduling_strategy=on_node(this_node()))  # type: ignore[attr-defined]
+    return beside.remote(str(states.absolute()))
 
 
 class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
@@ -73,6 +120,8 @@ class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a job that asked for no GPU shall not find one
         prepare_worker()
         self.data, self.board, self.limit, self.meter = data, board, limit, meter
+        home, folder = ray.get(board.where.remote())
+        self.states: States = FileStates(folder) if home == this_node() else BoardStates(board)
         self.asked = 0.0
         self.reset_config(config)
 
@@ -86,8 +135,14 @@ class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
         return {"records": [zlib.compress(self._run(job).to_json()) for job in self.jobs], "done": True}
 
     def _run(self, job: FoldJob) -> JobRecord:
+        with suppress(Exception):  # the time limit isn't for downloads; what is wrong is told by the job
+            open_store(self.data.stores[job.store], self.data.fingerprints[job.store])
+
+        def called_off() -> bool:
+            return self._called_off(job.trial)
+
         with time_limit(self.limit, trace_of(job)):
-            return run_job(job, self.data, called_off=lambda: self._called_off(job.trial), meter=self.meter)
+            return run_job(job, self.data, states=self.states, called_off=called_off, meter=self.meter)
 
     def _called_off(self, trial: int) -> bool:
         """Asks the board, now and then."""
