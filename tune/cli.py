@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from hilbert.errors import HilbertError, InputError
-from tune.options import make_parser
+from tune.options import DONE, FAILED, INTERRUPTED, WRONG_INPUT, make_parser
 
 if TYPE_CHECKING:
     from tune.evidence import Client
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 WIDE = 240
 """Columns of a table that goes into a file or a pipe: nothing is cut."""
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -176,21 +176,17 @@ def _rivals(found: Contest, console: Console) -> None:
     """Who can't be told from the winner."""
     if not found.rivals:
         return
-    tested = [rival for rival in found.rivals if rival.holm is not None]
-    alike = [rival.trial for rival in tested if not rival.distinguishable]
-    other = [rival.trial for rival in tested if rival.distinguishable]
-    untested = [rival.trial for rival in found.rivals if rival.holm is None]
     winner = f"t{found.winner:03d}"
-    lines = [f"\nNot distinguishable from {winner}: {named(alike) or 'none'}."]
-    if other:
-        lines.append(f"Worse than {winner}: {named(other)}.")
-    if untested:
-        lines.append(f"Too few folds in common, or one difference on all, hence no test: {named(untested)}.")
+    lines = [f"\nNot distinguishable from {winner}: {named(found.alike) or 'none'}."]
+    if found.worse:
+        lines.append(f"Worse than {winner}: {named(found.worse)}.")
+    if found.untested:
+        lines.append(f"Too few folds in common, or one difference on all, hence no test: {named(found.untested)}.")
     if found.left_out:
         lines.append(f"Not compared: {named(found.left_out)}.")
     console.print("\n".join(lines), highlight=False)
     console.print(
-        f"Corrected resampled t-test by fold, Holm over {len(tested)}, at {LEVEL:g}. {winner} was picked by these very"
+        f"Corrected resampled t-test by fold, Holm over {found.tested}, at {LEVEL:g}. {winner} was picked by these very"
         " numbers, which flatters it: more of the others may be as good.",
         style="dim",
         highlight=False,

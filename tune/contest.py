@@ -64,6 +64,26 @@ class Contest:
     rivals: Sequence[Rival]
     left_out: Sequence[int]
 
+    @property
+    def tested(self) -> int:
+        """How many comparisons Holm adjusts for."""
+        return sum(rival.holm is not None for rival in self.rivals)
+
+    @property
+    def alike(self) -> list[int]:
+        """Who can't be told from the winner."""
+        return [rival.trial for rival in self.rivals if rival.holm is not None and not rival.distinguishable]
+
+    @property
+    def worse(self) -> list[int]:
+        """Who can."""
+        return [rival.trial for rival in self.rivals if rival.distinguishable]
+
+    @property
+    def untested(self) -> list[int]:
+        """Who has too few folds in common with the winner."""
+        return [rival.trial for rival in self.rivals if rival.holm is None]
+
 
 def best_trial(evidence: Evidence) -> int | None:
     """The first of the ranking; None where nothing is ranked."""

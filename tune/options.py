@@ -1,9 +1,12 @@
-"""The options of the `hilbert` command: what `--help` shows. Imports nothing heavy."""
+"""The options and exit codes of the `hilbert` command: what `--help` shows. Imports nothing heavy."""
 
 import argparse
 from pathlib import Path
 
 from hilbert import __version__
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
 
 STUDY_HELP = "study file (YAML): data, tasks, folds, what is searched"
 SET_HELP = "override a value of the study file by its dotted name, as in train.epochs=5; may be repeated"

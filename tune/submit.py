@@ -19,6 +19,7 @@ from pathlib import Path
 from hilbert.errors import InputError
 from tune.cluster import ClusterError, ClusterFile, UnreachableError, in_shell, ray_up, read_cluster_file, tunnel
 from tune.jobs import Attach, Job, JobServer, Start, UnknownJobError, decide
+from tune.options import DONE, FAILED, INTERRUPTED
 from tune.space import Study, is_url
 from tune.study_file import load_study
 
@@ -32,7 +33,6 @@ PATIENCE = 600.0
 """Seconds without a connection after which nobody waits any longer; the job goes on."""
 SETTLING = 15.0
 """Seconds between the end of a job's output and its status."""
-DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
 @dataclass(frozen=True)

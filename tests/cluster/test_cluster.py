@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.skipif(bool(impossible), reason=impossible), pytest.ma
 
 STUDY = QUICK | {"features": "demo/speechocean"}
 SHORT = STUDY | {"study": "short"}
-LONG = STUDY | {"study": "long", "trials": 500, "train": {"epochs": 40, "patience": 0}, "resources": {"retries": 3}}
+LONG = STUDY | {"study": "long", "trials": 500, "train": {"epochs": 40, "patience": 0}, "resources": {"retries": 0}}
 """Longer than anything that is done to it; its first configurations depend on no result."""
 COMPARED = 2
 """Of its configurations, those that are run here too."""
@@ -101,6 +101,20 @@ def test_a_sweep_runs_on_machines_that_know_nothing_of_the_checkout(cluster: Lab
     assert cluster.records("short") == here["short"]
     ranking = cluster.run("head", "bash", "-ic", "hilbert compare short --csv")
     assert len(ranking.stdout.splitlines()) == 1 + SHORT["trials"], ranking.stderr
+
+
+def test_rays_own_command_does_the_same_and_goes_on_after_the_laptop_was_lost(cluster: Lab, here, log):
+    plain = ("ray", "submit", "lab.yaml", "tune/sweep.py", "--", "short.yaml", "--set", "study=plain")
+    process = cluster.start("laptop", *plain, output=log)
+    eventually(lambda: cluster.records("plain"), unless=[process])
+    end(process)
+    kept = cluster.records("plain")
+    eventually(lambda: "sweep.py" not in cluster.run("head", "bash", "-c", "ps -eo args | grep '[s]weep.py'").stdout)
+    done = cluster.run("laptop", *plain)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "from your own computer: ray attach CLUSTER.yaml -p 5000" in done.stdout + done.stderr
+    assert cluster.records("plain").items() >= kept.items()
+    assert cluster.records("plain") == here["short"]
 
 
 def test_strangers_are_refused(cluster: Lab):

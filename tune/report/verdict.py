@@ -167,20 +167,20 @@ def rivalry(verdict: Verdict) -> str:
     found = verdict.contest
     if found is None or not found.rivals:
         return ""
-    tested = [rival for rival in found.rivals if rival.holm is not None]
-    groups = {
-        f"Not distinguishable from {trial_name(found.winner)}": [r.trial for r in tested if not r.distinguishable],
-        "Worse": [r.trial for r in tested if r.distinguishable],
-        "Too few folds in common for a test": [r.trial for r in found.rivals if r.holm is None],
+    others = {
+        "Worse": found.worse,
+        "Too few folds in common for a test": found.untested,
         "Not compared": found.left_out,
     }
-    (first, alike), *others = groups.items()
-    told = [f"{first}: {named(alike) or 'none'}.", *(f"{name}: {named(who)}." for name, who in others if who)]
+    told = [
+        f"Not distinguishable from {trial_name(found.winner)}: {named(found.alike) or 'none'}.",
+        *(f"{name}: {named(who)}." for name, who in others.items() if who),
+    ]
     return " ".join(
         [
             *told,
             "By the differences on the folds that both ran: corrected resampled t-test (Nadeau and Bengio 2003), "
-            f"adjusted by Holm for {counted(len(tested), 'comparison')}, at {LEVEL:g}. The winner was picked by these "
+            f"adjusted by Holm for {counted(found.tested, 'comparison')}, at {LEVEL:g}. The winner was picked by these "
             "very numbers, which flatters it: more of the others may be as good. Those that racing gave up have few "
             "folds to be told by.",
         ]
