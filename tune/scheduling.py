@@ -19,6 +19,8 @@ from typing import Any
 import ray
 import ray.autoscaler.sdk
 import ray.tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
 
 from hilbert.errors import StudyError
 from tune.gpu_memory import Meter, cuda_meter
@@ -152,6 +154,15 @@ class Asked:
         return True
 
 
+class FirstCome(FIFOScheduler):  # type: ignore[misc]
+    """First come, first served. Tune's own looks at all trials that there ever were, twice a fold job."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The first of those that wait."""
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == Trial.PENDING]
+        return min(waiting, key=lambda trial: trial.trial_id, default=None)  # ids are numbered
+
+
 def run_ledger(
     ledger: Ledger,
     data: StudyData,
@@ -191,7 +202,11 @@ def run_ledger(
     trainable = ray.tune.with_resources(fold_worker(data, board, limit, meter), occupied)
     folder = tempfile.mkdtemp(prefix="hilbert-ray-")
     tune_config = ray.tune.TuneConfig(
-        search_alg=searcher, num_samples=-1, reuse_actors=True, max_concurrent_trials=MOST_AT_ONCE
+        search_alg=searcher,
+        scheduler=FirstCome(),
+        num_samples=-1,
+        reuse_actors=True,
+        max_concurrent_trials=MOST_AT_ONCE,
     )
     run_config = ray.tune.RunConfig(
         name="sweep",
