@@ -44,10 +44,11 @@ demo-release: $(READY) ## from a sweep to predictions for speakers whom the mode
 ui: $(READY) ## look at the demo's sweep in the browser
 	$(BIN)/hilbert ui speechocean --tracking-uri sqlite:///demo-run/mlflow.db
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
+test: $(READY) ## the tests, but for those of clusters
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not cluster'
 
-test-cluster: $(READY) ## the life of a cluster of fake computers with real ssh, as root: some minutes
+test-cluster: $(READY) ## clusters: of several nodes; of fake computers with real ssh, as root; a quarter of an hour
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m cluster
 	@{ command -v sshd && command -v rsync && command -v ip && command -v curl; } >/dev/null || \
 	  { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends $(SSH_PACKAGES); }
 	$(BIN)/python -m pytest tests/cluster --exitfirst

@@ -15,7 +15,7 @@ from sweeps import LIMIT, hilbert, records, write_study
 
 from tune.tracking import connect, search_runs
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 TRIALS, FOLDS = 4, 4  # no proposal of the first ten depends on results, hence on the order in which jobs end
 STUDY = {

@@ -8,7 +8,7 @@ import pytest
 from servers import RayCluster, started, wait_for
 from sweeps import LIMIT, records, run, write_study
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 def test_a_sweep_waits_for_the_first_node_and_uses_the_next(tmp_path, demo_store):

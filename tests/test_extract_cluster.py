@@ -20,7 +20,7 @@ from hilbert.shards import Stretch, plan
 from tune import cli
 from tune.encoding import Encoders, Order
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 MINI = Path(__file__).parent / "data" / "speechocean-mini"
 DOCUMENTS, PARTS = 10, 128  # every document fills a shard of its own, one a modality
 

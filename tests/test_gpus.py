@@ -19,7 +19,7 @@ from tune.packing import CONTEXT, MARGIN, MOST, STEPS, Packing, share
 from tune.space import ResourcesConfig
 
 GIB = 2**30
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 @given(st.integers(1, MOST))

@@ -11,7 +11,7 @@ from test_ledger import Books, drive
 
 from tune.lost import GRACE, LOOK_EVERY, MOST_LOSSES, PATIENCE, Gone, Missing, Node, tell
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 class Place:
