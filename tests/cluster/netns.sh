@@ -96,7 +96,7 @@ begin() {
     else
         mount --bind "$(packages "$ENVIRONMENT")" "$system$DEPENDENCIES"
         mount -o remount,bind,ro "$system$DEPENDENCIES"
-        mount -t tmpfs -o size=1m tmpfs "$system$CHECKOUT"
+        [ ! -d "$system$CHECKOUT" ] || mount -t tmpfs -o size=1m tmpfs "$system$CHECKOUT" # else /tmp or home hid it
         [ -e "$home/venv" ] || own_environment "$home/venv"
     fi
     echo "$host" >"$system/etc/hostname"
