@@ -49,13 +49,6 @@ STUDY = {
     "tasks": {"affect": "binary", "spectrum": "multiclass"},
     "objective": "pooled_auc",
     "folds": {"n_splits": FOLDS},
-    "search": {
-        "loss.contrastive": {"low": 0.01, "high": 2.0, "log": True},
-        "loss.cka": {"low": 0.0, "high": 1.0},
-        "loss.temperature": {"low": 0.02, "high": 1.0, "log": True},
-        "train.learning_rate": {"low": 1e-4, "high": 5e-3, "log": True},
-        "model.experts": {"choices": [1, 2, 4, 8]},
-    },
 }
 
 
@@ -203,6 +196,7 @@ class Journal:
 def run(options: argparse.Namespace, configurations: int) -> None:
     """One study, in the folder where this process is; leaves its figures in `figures.json`."""
     import yaml
+    from racing_search import STUDY as SIMULATED
     from rich.console import Console
 
     from tune import scheduling
@@ -214,7 +208,12 @@ def run(options: argparse.Namespace, configurations: int) -> None:
     from tune.sweep import Sweep, run_sweep
 
     resources = {"workers": options.slots}
-    content = STUDY | {"trials": configurations, "racing": options.racing, "resources": resources}
+    content = STUDY | {
+        "search": SIMULATED["search"],
+        "trials": configurations,
+        "racing": options.racing,
+        "resources": resources,
+    }
     Path("study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     write_store(Path("features"))
     study = load_study("study.yaml")

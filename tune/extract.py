@@ -17,7 +17,6 @@ from typing import Any, Literal
 import ray
 import ray.data
 import ray.exceptions
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hilbert import extraction
 from hilbert.cohort import Cohort
@@ -29,6 +28,7 @@ from tune.encoding import DIED, LIVES, Attempts, Encoders, Order, Row, decoded, 
 from tune.room import Room
 from tune.scheduling import ray_cluster
 from tune.space import ResourcesConfig
+from tune.workers import on_node, this_node
 
 ALL: Literal["all"] = "all"
 AHEAD = 2
@@ -161,7 +161,7 @@ def _encode(order: Order, work: Work, places: Sequence[int], most: int, slots: i
     Ray Data runs in a process beside this one, whose words go to Ray's logs: from the core they can't be silenced.
     """
     shards = {place: work.shards[place] for place in places}
-    pipeline = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=_beside())(_pipeline)
+    pipeline = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_node(this_node()))(_pipeline)
     rows = pipeline.options(num_returns="streaming", _generator_backpressure_num_objects=WAITING)
     for row in map(ray.get, rows.remote(order, shards, most, min(most, slots))):
         if row["fault"]:
@@ -175,7 +175,7 @@ def _pipeline(order: Order, shards: Mapping[int, Shard], most: int, first: int) 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     rows = [{"place": place, "shard": shard} for place, shard in shards.items()]
-    attempts = ray.remote(num_cpus=0, scheduling_strategy=_beside())(Attempts).remote()
+    attempts = ray.remote(num_cpus=0, scheduling_strategy=on_node(this_node()))(Attempts).remote()
     encoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Encoders,  # Ray Data restarts actors that died, and gives their shards out again, without an end
         fn_constructor_args=(order, attempts),
@@ -186,8 +186,3 @@ def _pipeline(order: Order, shards: Mapping[int, Shard], most: int, first: int) 
         num_gpus=order.gpus,
     )
     yield from encoded.iter_rows()
-
-
-def _beside() -> NodeAffinitySchedulingStrategy:
-    """On the node of this process."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
