@@ -47,7 +47,7 @@ ui: $(READY) ## look at the demo's sweep in the browser
 test: $(READY) ## the tests, but for those of clusters
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not cluster'
 
-test-cluster: $(READY) ## clusters: of several nodes; of fake computers with real ssh, as root; a quarter of an hour
+test-cluster: $(READY) ## clusters: on this machine; of fake computers with real ssh, as root; a quarter of an hour
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m cluster
 	@{ command -v sshd && command -v rsync && command -v ip && command -v curl; } >/dev/null || \
 	  { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends $(SSH_PACKAGES); }

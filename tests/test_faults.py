@@ -56,11 +56,13 @@ def test_budgets_end_a_sweep_and_a_larger_one_goes_on(tmp_path, demo_store):
     write_study(tmp_path, features=str(demo_store), resources={"workers": 1})
     done = hilbert("sweep", "study.yaml", "--set", "fold_jobs=4", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert jobs_done(tmp_path) == 4
     assert "t000" in done.stdout
+    before = records(tmp_path, "quick")
+    assert len(before) == 4
     done = hilbert("sweep", "study.yaml", "--extend", "1", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert jobs_done(tmp_path) == 9
+    assert records(tmp_path, "quick").items() > before.items()
+    assert len(records(tmp_path, "quick")) == 9
     done = hilbert("sweep", "study.yaml", "--extend", "0", folder=tmp_path)
     assert done.returncode == 2
     assert "--extend 0: must be 1 or more" in done.stderr

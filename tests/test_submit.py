@@ -220,6 +220,7 @@ def head():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(240)
 def test_a_sweep_as_a_job(head, tmp_path, demo_store):
     """Started once, followed twice, left, stopped, started anew: what it says and its exit code arrive."""
@@ -246,6 +247,7 @@ def test_a_sweep_as_a_job(head, tmp_path, demo_store):
     assert records(tmp_path, "quick") == kept
 
 
+@pytest.mark.cluster
 def test_a_stranger_is_refused(head, tmp_path, demo_store):
     address, _ = head
     study = write_study(tmp_path, features=str(demo_store))

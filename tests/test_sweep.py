@@ -245,16 +245,12 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_end(one, tmp_path, demo_st
     assert len(parents) == 2
 
 
-def test_a_finished_study_is_left_alone_extended_and_guarded(one, demo_store):
+def test_a_finished_study_is_left_alone_and_guarded(one):
     folder, _ = one
     before = records(folder, "quick")
     again = hilbert("sweep", "study.yaml", folder=folder)
     assert again.returncode == 0, again.stderr
     assert records(folder, "quick") == before
-    more = hilbert("sweep", "study.yaml", "--set", "trials=3", folder=folder)
-    assert more.returncode == 0, more.stderr
-    assert records(folder, "quick").items() > before.items()
-    assert len(records(folder, "quick")) == 9
     changed = hilbert("sweep", "study.yaml", "--set", "train.epochs=3", folder=folder)
     assert changed.returncode == 2
     assert "train.epochs was 2, now 3" in changed.stderr
@@ -274,7 +270,7 @@ def test_a_record_that_is_lost_is_written_again_from_the_archive(one, tmp_path):
     _, parents, children = runs(folder)
     done = hilbert("sweep", "study.yaml", "--tracking-uri", f"sqlite:///{tmp_path}/other.db", folder=folder)
     assert done.returncode == 0, done.stderr
-    assert "3/3 trials" in done.stderr or "2/2 trials" in done.stderr
+    assert "2/2 trials" in done.stderr
     client = connect(f"sqlite:///{tmp_path}/other.db")
     experiment = client.get_experiment_by_name("quick")
     again = search_runs(client, experiment.experiment_id, "")

@@ -5,6 +5,7 @@ curves, Tune's own loggers are off, and its pickled snapshots are not used: what
 folder as soon as it is done, and the search in its own journal.
 """
 
+import gc
 import logging
 import os
 import shutil
@@ -81,7 +82,23 @@ def _joined_or_started(resources: ResourcesConfig) -> Iterator[Room]:
     try:
         yield from _room(resources, ours=ours)
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Leaves the cluster, while no other thread collects garbage.
+
+    A reference to one of Ray's objects that is freed while Ray shuts down ends the process at once, with exit code 1;
+    the recorder's thread, which is at work then, would be the one to free them.
+    """
+    collects = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _check_named_cluster() -> None:
