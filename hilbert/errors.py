@@ -6,6 +6,21 @@ traceback, and ends with exit code 2. A message says what is wrong, where, and w
 
 from collections.abc import Sequence
 
+LONGEST_VALUE = 80
+"""Characters of a value that a message shows."""
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: its `repr`, cut in the middle where it is long; control characters are escaped."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, something nested too deeply
+        text = f"<{type(value).__name__}>"
+    if len(text) <= LONGEST_VALUE:
+        return text
+    half = (LONGEST_VALUE - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
 
 class HilbertError(Exception):
     """Base of every error this package raises on purpose."""

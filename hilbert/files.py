@@ -1,7 +1,15 @@
 """Files that are whole or not there, and what they hold."""
 
 import hashlib
+import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
+
+NEW_FILE = 0o666
+"""Mode of a new file, before the user's umask takes its part off."""
+PRIVATE = 0o600
+"""Mode of a file that only its owner may read."""
 
 
 def digest(path: Path) -> str:
@@ -11,7 +19,45 @@ def digest(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file beside its place, then renames it: a reader finds the old file or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Writes a UTF-8 text file atomically, line ends as they are: see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes, *, mode: int = NEW_FILE) -> None:
+    """Writes a file atomically: a reader finds the old file or the new one, also after a crash or a power cut.
+
+    The content goes to a new file in the same folder, of a name that nobody can guess and hence no link can wait at; it
+    is flushed to the disk and renamed, and so is the folder's entry.
+
+    Args:
+        path: the file; its folder must be there. A symbolic link is replaced, not followed.
+        content: the bytes.
+        mode: permissions, from before the first byte is written; the umask takes its part off.
+
+    Raises:
+        OSError: the disk is full or can't be written; nothing is left behind.
+    """
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries to the disk, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

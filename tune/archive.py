@@ -16,13 +16,14 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from hilbert.errors import HilbertError, StudyError
+from hilbert.files import NEW_FILE, PRIVATE, write_bytes
 from tune.job import JobRecord
 
 
@@ -140,8 +141,7 @@ class Archive:
         """The key of the hashes that replace document ids: made once, kept here, never recorded."""
         path = self.folder / "id_key"
         if not path.exists():
-            _write(path, secrets.token_bytes(32))
-            path.chmod(0o600)
+            _write(path, secrets.token_bytes(32), mode=PRIVATE)
         return path.read_bytes()
 
     def save(self, record: JobRecord) -> None:
@@ -158,22 +158,15 @@ class Archive:
         return None
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Writes beside, syncs, renames: a reader finds the whole file or none.
+def _write(path: Path, content: bytes, *, mode: int = NEW_FILE) -> None:
+    """Writes a file atomically: see `hilbert.files.write_bytes`.
 
     Raises:
         ArchiveError: the disk is full, or can't be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_bytes(path, content, mode=mode)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise ArchiveError(
             f"{path}: can't be written ({error.strerror}); the sweep stops, what is finished is kept. "
             "Make room, and the same command goes on"

@@ -5,7 +5,6 @@ driver's sends it (`States` is what both do).
 """
 
 import io
-import os
 import pickle
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from hilbert.files import write_bytes
 from hilbert.trainer import State
 from hilbert.training import Checkpoint
 
@@ -51,9 +51,7 @@ class FileStates:
 
     def write(self, identity: str, state: bytes) -> None:
         """Keeps a state in the place of the one before."""
-        partial = self.folder / f"{identity}.{os.getpid()}.partial"
-        partial.write_bytes(state)
-        partial.replace(self._path(identity))
+        write_bytes(self._path(identity), state)
 
     def forget(self, identity: str) -> None:
         """The job is done."""
