@@ -3,18 +3,26 @@
 These are the sections `model`, `loss` and `train` of a study file, field by field, with their units and
 defaults. All are frozen pydantic models: an unknown key or a value out of range is an error at construction,
 and a configuration is written to and read from JSON without loss.
+
+Sizes have upper bounds, far above anything that a cohort could train: a slip of the pen, or a damaged `config.json`, is
+told before memory is taken.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 TaskKind = Literal["binary", "multiclass", "regression"]
 
-Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Dims = Annotated[int, Field(ge=1, le=1_000_000)]
+
+MOST_PARAMETERS = 2 * 10**9
+"""Parameters of a model, at most: 8 GB of weights."""
 
 
 class Section(BaseModel):
@@ -26,23 +34,23 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The architecture: section `model` of a study file."""
 
-    width: Positive = 64
+    width: Annotated[int, Field(ge=1, le=16_384)] = 64
     """Width d of every hidden vector and of the three document embeddings. A multiple of `heads`, and even."""
-    heads: Positive = 4
+    heads: Annotated[int, Field(ge=1, le=1024)] = 4
     """Heads of the cross-modal attention."""
-    layers: Count = 1
+    layers: Annotated[int, Field(ge=0, le=256)] = 1
     """Cross-modal blocks in each direction. 0 leaves the modalities apart until they are pooled together."""
-    feed_forward: Positive = 2
+    feed_forward: Annotated[int, Field(ge=1, le=256)] = 2
     """Hidden width of a block's feed-forward layer, in multiples of `width`."""
     position: Weight = 0.1
     """Amplitude of the position signal on the normalised segments; 0 makes a document a set of segments."""
-    hops: Positive = 1
+    hops: Annotated[int, Field(ge=1, le=1024)] = 1
     """Attention hops r of every self-attentive pooling."""
     modality_source: Literal["self", "cross"] = "self"
     """Where the audio and text embeddings are pooled from: before (`self`) or after (`cross`) the blocks."""
-    experts: Positive = 4
+    experts: Annotated[int, Field(ge=1, le=4096)] = 4
     """Experts E of the classifier, shared by the tasks. 1 is a plain multilayer perceptron."""
-    expert_width: Positive = 64
+    expert_width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """Hidden and output width of an expert."""
     top_k: Count = 0
     """Experts that each gate keeps for a document; 0 keeps all (a soft mixture)."""
@@ -59,7 +67,28 @@ class ModelConfig(Section):
             raise ValueError(f"model.width must be even, for the position signal: it is {self.width}")
         if self.top_k > self.experts:
             raise ValueError(f"model.top_k must be at most model.experts: {self.top_k} > {self.experts}")
+        _check_size(self.parameters())
         return self
+
+    def parameters(self, *, dims: Iterable[int] = (), outputs: Iterable[int] = ()) -> int:
+        """How many parameters the model has.
+
+        Args:
+            dims: features of a segment, of each modality.
+            outputs: of each task.
+        """
+        d, experts, width = self.width, self.experts, self.expert_width
+        block = 4 * d * d + 10 * d + (2 * d + 1) * self.feed_forward * d
+        pool = d * d + d + self.hops * d + (self.hops * d * d if self.hops > 1 else 0)
+        gate = (3 * d + 1) * experts if experts > 1 else 0
+        modalities = sum(size * d + 3 * d for size in dims)
+        heads = sum(gate + (width + 1) * size for size in outputs)
+        return modalities + 2 * (self.layers * block + 2 * d) + 3 * pool + experts * width * (3 * d + width + 2) + heads
+
+
+def _check_size(parameters: int) -> None:
+    if parameters > MOST_PARAMETERS:
+        raise ValueError(f"the model would have {parameters:,} parameters, and may have {MOST_PARAMETERS:,} at most")
 
 
 class LossConfig(Section):
@@ -93,9 +122,9 @@ class LossConfig(Section):
 class TrainConfig(Section):
     """How a fit runs: section `train` of a study file."""
 
-    epochs: Positive = 60
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 60
     """Passes over the training documents, at most."""
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 32
     """Documents in a batch."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Peak learning rate of AdamW."""
@@ -109,12 +138,12 @@ class TrainConfig(Section):
     """Probability of leaving a segment out of a document while training, anew each time. One segment always stays."""
     monitor: Literal["loss", "auc"] = "loss"
     """What chooses the best epoch on inner validation: the task losses (lower is better) or the mean AUC (higher)."""
-    patience: Count = 8
+    patience: Annotated[int, Field(ge=0, le=1_000_000)] = 8
     """Epochs without a better inner validation before training stops; 0 trains all epochs and keeps the last."""
     refit: bool = False
     """Train anew on train and inner validation together, for as many epochs as inner validation chose: twice the time,
     for small cohorts. With `patience: 0` nothing is chosen, and both parts train from the start."""
-    clip_features: Annotated[float, Field(gt=0)] = 5.0
+    clip_features: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     """Standardised features are clipped here, in standard deviations of the training part."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the model's forward pass; losses are in float32 always."""
@@ -129,9 +158,9 @@ class TaskConfig(Section):
     """Kind of the task."""
     classes: tuple[str, ...] = Field(default=(), strict=False)
     """Names of the classes in the order of the logits; empty for regression."""
-    mean: float = 0.0
+    mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Mean of a regression target over the training part: the model predicts standardised values."""
-    deviation: Annotated[float, Field(gt=0)] = 1.0
+    deviation: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Standard deviation of a regression target over the training part."""
 
     @model_validator(mode="after")
@@ -157,14 +186,20 @@ class HilbertConfig(Section):
 
     model: ModelConfig = ModelConfig()
     """The architecture."""
-    audio_dim: Positive
+    audio_dim: Dims
     """Dimensions D_a of an audio segment's features."""
-    text_dim: Positive
+    text_dim: Dims
     """Dimensions D_t of a text segment's features."""
     tasks: dict[str, TaskConfig]
     """The tasks, in the order of the heads."""
-    clip_features: Annotated[float, Field(gt=0)] = 5.0
+    clip_features: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
     """Standardised features are clipped here, in standard deviations."""
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> Self:
+        outputs = [spec.outputs for spec in self.tasks.values()]
+        _check_size(self.model.parameters(dims=(self.audio_dim, self.text_dim), outputs=outputs))
+        return self
 
 
 class FitConfig(Section):
@@ -178,7 +213,7 @@ class FitConfig(Section):
     """The losses."""
     train: TrainConfig = TrainConfig()
     """The training."""
-    seed: Count = 0
+    seed: Seed = 0
     """Seed of initial weights, order of documents, and dropout; the fold's number is mixed in."""
 
     @model_validator(mode="after")

@@ -170,8 +170,11 @@ class Hilbert(nn.Module):
         folder = Path(folder)
         config, written = _read_config(folder / "config.json")
         with torch.random.fork_rng([]):  # the initial weights are overwritten: drawing them is nobody's business
+            with torch.device("meta"):  # shapes alone: what the file doesn't hold takes no memory
+                expected = cls(config).state_dict()
+            weights = _read_weights(folder / "model.safetensors", expected, written)
             model = cls(config)
-        model.load_state_dict(_read_weights(folder / "model.safetensors", model.state_dict(), written))
+        model.load_state_dict(weights)
         return model.eval()
 
 

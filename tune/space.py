@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from hilbert.config import Count, FitConfig, LossConfig, ModelConfig, Positive, Section, TrainConfig
+from hilbert.config import FitConfig, LossConfig, ModelConfig, Section, Seed, TrainConfig
+from hilbert.errors import shown
 
 Value = bool | int | float | str
 Parameters = dict[str, Value]
@@ -22,6 +23,8 @@ SECTIONS: Mapping[str, type[BaseModel]] = {"model": ModelConfig, "loss": LossCon
 FEATURES = "features"
 """Name of the searched parameter that chooses among several feature stores."""
 OBJECTIVES = ("mean_auc", "pooled_auc")
+MOST_FOLDS, MOST_TRIALS, MOST_MINUTES, MOST_GPUS = 100_000, 1_000_000, 10_000_000, 1024
+"""Bounds of a study file's numbers, far above anything that one would run."""
 RESERVED = frozenset({"cv", "fold", "cost", "epoch", *OBJECTIVES})
 
 
@@ -72,43 +75,52 @@ Parameter = Choices | Range
 class FoldsConfig(Section):
     """How the documents are split: section `folds`."""
 
-    n_splits: Annotated[int, Field(ge=2)] = 25
+    n_splits: Annotated[int, Field(ge=2, le=MOST_FOLDS)] = 25
     """Parts that are held out in turn."""
-    repeats: Positive = 1
+    repeats: Annotated[int, Field(ge=1, le=MOST_FOLDS)] = 1
     """How often the documents are split anew; the folds are `n_splits * repeats`."""
-    seed: Count = 0
+    seed: Seed = 0
     """Seed of the splits."""
     inner_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of a fold's other documents that chooses the epoch (inner validation)."""
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if self.n_splits * self.repeats > MOST_FOLDS:
+            raise ValueError(f"folds: {self.n_splits} * {self.repeats} are too many: {MOST_FOLDS:,} at most")
+        return self
 
 
 class ResourcesConfig(Section):
     """What one fold job occupies: section `resources`."""
 
-    cpus_per_job: Annotated[float, Field(gt=0)] = 1
+    cpus_per_job: Annotated[float, Field(gt=0, le=10_000)] = 1
     """Processor cores, as Ray counts them; a job computes on one thread."""
     gpus_per_job: float | Literal["auto"] = 0
     """GPUs; 0.25 lets four jobs share one. `auto`: as many share one as its memory holds, which the first jobs show,
     and fewer after one ran out of it; a computer of its own that has no GPU runs the jobs on processors."""
-    workers: Positive | None = None
+    workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Fold jobs at once, at most; without it as many as fit on the cluster. The results don't depend on it."""
-    minutes_for_nodes: Annotated[float, Field(ge=0)] = 20
+    minutes_for_nodes: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = 20
     """How long a sweep on a cluster waits for a first node that a fold job fits on."""
-    retries: Count = 1
+    retries: Annotated[int, Field(ge=0, le=1000)] = 1
     """How often a fold job is run again that failed: that raised, hung, or whose worker died. The loss of a whole node
     doesn't count."""
-    minutes_per_job: Annotated[float, Field(gt=0)] | None = None
+    minutes_per_job: Annotated[float, Field(gt=0, le=MOST_MINUTES)] | None = None
     """A fold job that takes longer counts as hanging and is ended; without it, none is."""
 
     @field_validator("gpus_per_job", mode="before")
     @classmethod
     def _part_or_whole(cls, gpus: object) -> object:
         if isinstance(gpus, int | float) and not isinstance(gpus, bool):
-            fits = 0 <= gpus <= 1 or (gpus > 1 and float(gpus).is_integer())
+            fits = 0 <= gpus <= 1 or (1 < gpus <= MOST_GPUS and float(gpus).is_integer())
         else:
             fits = gpus == "auto"
         if not fits:
-            raise ValueError(f"gpus_per_job must be auto, a share of a GPU (0 to 1) or whole GPUs: it is {gpus!r}")
+            raise ValueError(
+                "gpus_per_job must be auto, a share of a GPU (0 to 1) or whole GPUs"
+                f" ({MOST_GPUS} at most): it is {shown(gpus)}"
+            )
         return gpus
 
     @property
@@ -128,7 +140,7 @@ class Study(Section):
     """Label column to its kind: `binary`, `multiclass`, `regression`, or `{kind: binary, classes: [no, yes]}`."""
     folds: FoldsConfig = FoldsConfig()
     """The splits."""
-    trials: Positive = 20
+    trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 20
     """Configurations to try."""
     objective: str = "mean_auc"
     """What is maximised: `mean_auc`, the mean over the tasks of the mean over folds; one task's name, for its mean over
@@ -142,15 +154,15 @@ class Study(Section):
     """Values of the training that are not searched."""
     search: dict[str, Choices | Range] = Field(default_factory=dict)
     """Dotted name of a value to where it is searched."""
-    hours: Annotated[float, Field(gt=0)] | None = None
+    hours: Annotated[float, Field(gt=0, le=100_000)] | None = None
     """Hours after which no further fold job is started, counted anew each time the command runs."""
-    fold_jobs: Positive | None = None
+    fold_jobs: Annotated[int, Field(ge=1, le=MOST_FOLDS * MOST_TRIALS)] | None = None
     """Fold jobs after which no further one is started, those of earlier runs included."""
     racing: Literal["none", "wilcoxon", "successive-halving"] = "successive-halving"
     """How a configuration that can't be hoped for is given up before all its folds have run; see `tune/racing.py`."""
     resources: ResourcesConfig = ResourcesConfig()
     """What a fold job occupies."""
-    seed: Count = 0
+    seed: Seed = 0
     """Seed of the search and of the fits."""
     storage: str = "studies"
     """Folder in which the study keeps its finished fold jobs and its proposals, in a folder of its name."""

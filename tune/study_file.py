@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hilbert.config import FitConfig
-from hilbert.errors import StudyError
+from hilbert.errors import StudyError, shown
 from tune.space import OBJECTIVES, SECTIONS, Choices, Parameter, Range, Study, Value
 
 MOST_COMBINATIONS = 4096
@@ -144,7 +144,7 @@ def _explain(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
         elif fault["type"] == "value_error":
             faults.setdefault(key, []).append(str(fault["msg"]).removeprefix("Value error, "))
         else:
-            faults.setdefault(key, []).append(f"{key}: {fault['msg']}, not {fault['input']!r}")
+            faults.setdefault(key, []).append(f"{key}: {fault['msg']}, not {shown(fault['input'])}")
     return [sentences[0] for sentences in faults.values()]
 
 
@@ -153,7 +153,7 @@ def _explain_search(key: str, content: Mapping[str, Any]) -> str:
     value = content["search"].get(key.removeprefix("search.")) if isinstance(content["search"], dict) else None
     form = "it must be {low: ..., high: ...}, with log: true for a logarithmic scale, or {choices: [...]}"
     if not isinstance(value, dict):
-        return f"{key}: {form}, not {value!r}"
+        return f"{key}: {form}, not {shown(value)}"
     try:
         (Choices if "choices" in value else Range).model_validate(value)
     except ValidationError as error:
@@ -171,7 +171,7 @@ def _check_objective(study: Study, source: str) -> None:
     known = (*OBJECTIVES, *study.tasks)
     if study.objective not in known:
         raise StudyError(
-            f"{source}: objective: unknown objective {study.objective!r}; {_nearest(study.objective, known)}"
+            f"{source}: objective: unknown objective {shown(study.objective)}; {_nearest(study.objective, known)}"
         )
 
 
@@ -215,4 +215,4 @@ def _check_value(
     assert error is not None
     fault = next((f for f in error.errors() if f["loc"][-1:] == (key,)), error.errors()[0])
     message = str(fault["msg"]).removeprefix("Value error, ")
-    raise StudyError(f"{source}: search.{section}.{key}: {value!r} can't be used: {message}")
+    raise StudyError(f"{source}: search.{section}.{key}: {shown(value)} can't be used: {message}")
