@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune.estimates import estimates
+from tune.estimates import unbounded
 from tune.racing import (
     RULES,
     NoRacing,
@@ -228,7 +228,7 @@ def test_corrected_mean_is_exact_where_scores_are_trial_plus_fold(qualities, eff
         for t, (q, folds) in enumerate(zip(qualities, there, strict=True))
     }
     for trial, quality in enumerate(qualities):
-        assert estimates(table, {})[trial] == pytest.approx(quality + np.mean(effects), abs=1e-9)
+        assert unbounded(table, {})[trial] == pytest.approx(quality + np.mean(effects), abs=1e-9)
 
 
 @quick
@@ -244,17 +244,17 @@ def test_corrected_mean_agrees_with_a_regression_on_indicators(table):
         expected = solution[trial] + solution[len(table) :].mean()
         behind = paired_differences(standing.scores, table[best].scores).sum() < 0
         if not behind or expected < table[best].mean - 1e-9:
-            assert estimates(table, {})[trial] == pytest.approx(expected, abs=1e-9)
+            assert unbounded(table, {})[trial] == pytest.approx(expected, abs=1e-9)
 
 
 @quick
 @given(table=tables())
 def test_corrected_mean_of_a_complete_trial_is_its_mean_and_of_one_behind_is_below(table):
     best = incumbent(table)
-    assert estimates(table, {})[0] == pytest.approx(np.mean(list(table[0].scores.values())))
+    assert unbounded(table, {})[0] == pytest.approx(np.mean(list(table[0].scores.values())))
     for trial, standing in table.items():
         if paired_differences(standing.scores, table[best].scores).sum() < 0:
-            assert estimates(table, {})[trial] < table[best].mean
+            assert unbounded(table, {})[trial] < table[best].mean
 
 
 def test_least_squares_alone_would_put_a_trial_that_is_behind_above_the_incumbent():
@@ -262,29 +262,29 @@ def test_least_squares_alone_would_put_a_trial_that_is_behind_above_the_incumben
     table = {t: Standing({0: 0.0, 1: 1.0 - 0.01 * t}, complete=True) for t in range(1, 6)}
     table |= {0: Standing({0: 1.0, 1: 0.1}, complete=True), 9: Standing({0: 0.9})}
     assert incumbent(table) == 0
-    assert estimates(table, {})[9] == pytest.approx(0.55 - 0.1)
+    assert unbounded(table, {})[9] == pytest.approx(0.55 - 0.1)
 
 
 def test_corrected_mean_without_an_incumbent_or_without_scores():
     table = {0: Standing({0: 0.5, 1: 0.7}), 1: Standing({1: 0.6}), 2: Standing({}, undefined=[0])}
-    assert estimates(table, {})[1] == pytest.approx(0.5)
-    assert estimates(table, {}).get(2) is None
+    assert unbounded(table, {})[1] == pytest.approx(0.5)
+    assert unbounded(table, {}).get(2) is None
 
 
 def test_estimates_are_on_the_scale_of_the_objective():
     """The pooled AUC of a configuration is lower than its mean over folds, here by 0.1."""
     table = {0: Standing({0: 0.5, 1: 0.7}, complete=True), 1: Standing({1: 0.6})}
-    assert estimates(table, {0: 0.5}) == pytest.approx({1: 0.4})
-    assert estimates({0: table[0]}, {0: 0.5}) == {}
-    assert estimates({}, {}) == {}
+    assert unbounded(table, {0: 0.5}) == pytest.approx({1: 0.4})
+    assert unbounded({0: table[0]}, {0: 0.5}) == {}
+    assert unbounded({}, {}) == {}
 
 
 @quick
 @given(table=tables(), shift=GRID)
-def test_a_shifted_objective_shifts_the_estimates(table, shift):
+def test_a_shifted_objective_shifts_the_unbounded(table, shift):
     known = {trial: s.mean for trial, s in table.items() if s.complete}
     moved = {trial: value + shift for trial, value in known.items()}
-    assert estimates(table, moved) == pytest.approx({t: v + shift for t, v in estimates(table, known).items()})
+    assert unbounded(table, moved) == pytest.approx({t: v + shift for t, v in unbounded(table, known).items()})
 
 
 def pooled(values):
@@ -304,8 +304,8 @@ def test_halving_compares_folds_together_where_the_objective_does():
 def test_estimates_where_folds_score_together_compare_with_the_best_on_the_same_folds():
     table = {0: pooled({2: 0.7, FOLDS: 0.8}), 1: pooled({2: 0.5, FOLDS: 0.7}), 2: pooled({2: 0.65})}
     expected = np.mean([0.8 + 0.65 - 0.7, 0.7 + 0.65 - 0.5])
-    assert estimates(table, {0: 0.8, 1: 0.7}) == pytest.approx({2: expected})
-    alone = estimates({2: table[2]}, {})
+    assert unbounded(table, {0: 0.8, 1: 0.7}) == pytest.approx({2: expected})
+    alone = unbounded({2: table[2]}, {})
     assert alone == pytest.approx({2: 0.5})  # nobody to compare with: the mean by fold
 
 

@@ -209,7 +209,15 @@ def _objective(evidence: Evidence, a: int, b: int, tasks: Mapping[str, Compared]
 def _tested(evidence: Evidence, found: list[float | None]) -> Tested:
     defined = [value for value in found if value is not None]
     test = corrected_resampled_ttest(found, test_fraction=1 / evidence.n_splits, repeats=evidence.repeats)
-    return Tested(found, len(defined), float(np.mean(defined)) if defined else None, test, wilcoxon(found))
+    return Tested(found, len(defined), float(np.mean(defined)) if defined else None, _of_aucs(test), wilcoxon(found))
+
+
+def _of_aucs(test: PairedTest | None) -> PairedTest | None:
+    """A test whose interval is one of differences of AUCs, which lie within -1 and 1; few folds give wider ones."""
+    if test is None:
+        return None
+    low, high = test.interval
+    return test._replace(interval=(max(low, -1.0), min(high, 1.0)))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

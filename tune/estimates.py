@@ -6,6 +6,10 @@ themselves mostly by the luck of their last fold. Not told at all, TPE takes it 
 promising run longest. So at every proposal each configuration that has scores is told as what its objective is
 estimated to be, from all that is known then.
 
+An estimate of an AUC is one: it lies within 0 and 1. What the additive model puts outside is moved to the nearer end,
+which changes nothing else: who is behind the incumbent stays behind, and a complete trial's mean is never outside. On a
+logit scale an AUC of 1, which small folds have, would be infinite, and the model no longer exact.
+
 Notation: T trials, F folds.
 """
 
@@ -22,7 +26,20 @@ REFERENCES = 5
 
 
 def estimates(table: Table, known: Mapping[int, float], *, of: Collection[int] | None = None) -> dict[int, float]:
-    """What the objective is thought to be of every trial that has scores and isn't known.
+    """What the objective is thought to be of every trial that has scores and isn't known, within 0 and 1.
+
+    As `unbounded`, whose arguments it takes, moved to the nearer end where that lies outside.
+    """
+    return {trial: bounded(value) for trial, value in unbounded(table, known, of=of).items()}
+
+
+def bounded(value: float) -> float:
+    """An estimate of an AUC as one."""
+    return min(max(value, 0.0), 1.0)
+
+
+def unbounded(table: Table, known: Mapping[int, float], *, of: Collection[int] | None = None) -> dict[int, float]:
+    """What the additive model says of the objective of every trial that has scores and isn't known.
 
     Their means, corrected for the folds that they ran, moved to the scale of the objective, which needn't be a mean
     over folds. The move is the mean over the known trials of objective - mean over folds. Where folds score together,

@@ -31,8 +31,7 @@ def fit_fold(study: Study, number: int, *, output: Path | None, console: Console
     with counted(console, "epochs", config.train.epochs) as bar:
 
         def report(epoch: EpochReport) -> None:
-            inner = epoch.get("inner_loss", float("nan"))
-            bar(int(epoch["epoch"]), words=f"epochs, loss {epoch['train_total']:.3f}, inner {inner:.3f}")
+            bar(int(epoch["epoch"]), words=f"epochs, {losses(epoch)}")
 
         store = open_store(plan.data.stores[name], plan.data.fingerprints[name])
         result = fit(config, store, fold, report=report)
@@ -46,6 +45,12 @@ def fit_fold(study: Study, number: int, *, output: Path | None, console: Console
         _save(result, plan.task_configs(), output)
         console.print(f"model, predictions and epochs: {output}")
     return 0
+
+
+def losses(epoch: EpochReport) -> str:
+    """The losses of an epoch in words; there is no inner one where inner validation holds no label."""
+    inner = f"inner {epoch['inner_loss']:.3f}" if "inner_loss" in epoch else "no inner validation"
+    return f"loss {epoch['train_total']:.3f}, {inner}"
 
 
 def _save(result: FoldResult, tasks: dict[str, TaskConfig], output: Path) -> None:

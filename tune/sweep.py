@@ -16,7 +16,7 @@ from rich.console import Console
 from hilbert.errors import HilbertError, StudyError
 from tune import scheduling
 from tune.archive import Archive
-from tune.estimates import estimates
+from tune.estimates import bounded, estimates
 from tune.job import FoldJob, JobRecord
 from tune.ledger import Ledger, Listener, Racing, Trial
 from tune.plan import Plan, fold_report, make_plan
@@ -177,6 +177,11 @@ class Sweep:
     def _estimate(self, number: int) -> float | None:
         return estimates(self.ledger.standings, self.objectives, of=[number]).get(number)
 
+    def _told_or_estimated(self, number: int) -> float | None:
+        """What the search was told of a configuration that was given up, in an earlier run or now."""
+        told = self.search.told.get(number)
+        return self._estimate(number) if told is None else bounded(told)
+
     def _on_close(self, trial: Trial) -> None:
         study, records = self.plan.study, list(trial.records.values())
         number, corrected, given_up = trial.proposal.number, None, ""
@@ -185,7 +190,7 @@ class Sweep:
             self.progress.give_up(trial.folds - len(records))
             given_up = _why(number, self.ledger.standings, study.racing)
             if not trial.failed_folds:
-                corrected = self.search.told.get(number) or self._estimate(number)
+                corrected = self._told_or_estimated(number)
         summary = summarise(records, self.kinds, self.plan.data.folds, study.objective, corrected=corrected)
         self.search.tell(number, summary.objective)
         if summary.objective is not None and not abandoned:

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hilbert.errors import InputError
+from tune.estimates import bounded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,6 +22,7 @@ SQLITE = "sqlite:///"
 DEFAULT_URI = SQLITE + "mlflow.db"
 TRIAL, FOLD = "trial", "fold"
 NOTE = "mlflow.note.content"  # what MLflow's pages show on top, Markdown
+ESTIMATE = "cv/auc_corrected"  # of a trial that racing gave up
 STUDY_FOLDER = "study"  # in an experiment's artifacts: the files of the study as a whole
 
 
@@ -128,7 +130,7 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
             "status": run.info.status,
             "failed_folds": run.data.tags.get("hilbert.failed_folds", ""),
             "abandoned": run.data.tags.get("hilbert.abandoned", ""),
-            **run.data.metrics,
+            **bounded_estimates(run.data.metrics),
             **{f"params.{name}": value for name, value in run.data.params.items()},
         }
         for run in search_runs(client, experiment.experiment_id, f"tags.`hilbert.level` = '{TRIAL}'")
@@ -137,6 +139,11 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
         raise InputError(f"study {study!r} has no trials yet; 'hilbert sweep' runs them")
     trials = pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)
     return ReadStudy(study, experiment.tags["hilbert.objective"], json.loads(experiment.tags["hilbert.tasks"]), trials)
+
+
+def bounded_estimates(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A trial's metrics, the estimate within 0 and 1: older versions recorded some outside."""
+    return {name: bounded(value) if name == ESTIMATE else value for name, value in metrics.items()}
 
 
 def study_files(client: "MlflowClient", study: str, folder: Path) -> Path | None:

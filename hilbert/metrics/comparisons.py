@@ -32,7 +32,7 @@ class PairedTest(NamedTuple):
 
 
 class DeLong(NamedTuple):
-    """Two AUCs of the same documents, a - b with its standard error, test and 95 % interval."""
+    """Two AUCs of the same documents, a - b with its standard error, test and 95 % interval, within -1 and 1."""
 
     auc_a: float
     auc_b: float
@@ -176,7 +176,8 @@ def delong(y: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> DeLong | N
         return DeLong(auc_a, auc_b, 0.0, 0.0, 1.0, (0.0, 0.0)) if same else None
     reach = float(stats.norm.ppf((1 + _CONFIDENCE) / 2)) * error
     p = float(2 * stats.norm.sf(abs(difference) / error))
-    return DeLong(auc_a, auc_b, difference, error, p, (difference - reach, difference + reach))
+    interval = (max(difference - reach, -1.0), min(difference + reach, 1.0))
+    return DeLong(auc_a, auc_b, difference, error, p, interval)
 
 
 def _structural_components(y: Array, score: Array) -> tuple[Array, Array]:

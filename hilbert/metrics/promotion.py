@@ -24,7 +24,7 @@ class Promotion(NamedTuple):
         candidate: number of the configuration that is compared.
         observed: its objective less the champion's, too good by the luck of the choice.
         corrected: the difference without that luck.
-        interval: of the corrected difference, at the level 1 - alpha.
+        interval: of the corrected difference, at the level 1 - alpha, within -1 and 1.
         p: that the corrected difference is 0; two-sided.
         better: whether the candidate should be promoted: the interval lies above 0.
         resamples: how many these numbers stand on.
@@ -99,14 +99,14 @@ def promotion(
     found = estimate(_differences(table, inside, seed), len(np.unique(codes[table.labelled])))
     if found is None or found.error < _RESOLUTION < abs(found.mean):
         return None
-    corrected = found.mean - float(np.nanmax(overall[:-1]) - overall[number])
+    corrected = max(found.mean - float(np.nanmax(overall[:-1]) - overall[number]), -1.0)
     error = max(found.error, _RESOLUTION)
     reach = float(norm.ppf(1 - alpha / 2)) * error
     return Promotion(
         candidate=number,
         observed=float(overall[number] - overall[-1]),
         corrected=corrected,
-        interval=(corrected - reach, corrected + reach),
+        interval=(max(corrected - reach, -1.0), min(corrected + reach, 1.0)),
         p=float(2 * norm.sf(abs(corrected) / error)),
         better=corrected > reach,
         resamples=found.resamples,

@@ -39,7 +39,8 @@ def _row(ax: Axes, row: int, held: HeldOut) -> None:
     if mean is None:
         found = f"undefined in all {plural(len(held.auc), 'fold')}"
     else:
-        ax.errorbar(mean, row + 0.28, xerr=error, fmt="D", color=BLACK, markersize=6, capsize=4, linewidth=1.5)
+        reach = None if error is None else [[min(error, mean)], [min(error, 1 - mean)]]  # an AUC ends at 0 and at 1
+        ax.errorbar(mean, row + 0.28, xerr=reach, fmt="D", color=BLACK, markersize=6, capsize=4, linewidth=1.5)
         found = (
             f"{mean:.3f}"
             + ("" if error is None else f" ± {error:.3f}")

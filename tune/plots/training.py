@@ -43,6 +43,7 @@ TERMS = {
     "mi": "Information balance (nats²)",
     "moe": "Gates' load balance",
 }
+INNER_AUC = "Inner validation AUC"
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ def course(values: Array) -> Course | None:
     return Course(np.flatnonzero(some).astype(np.float64) + 1, mean, deviation, folds[some])
 
 
-def _draw(ax: Axes, found: Course, colour: object) -> tuple[object, object]:
-    """A course; dotted where fewer than half of the folds have it."""
+def _draw(ax: Axes, found: Course, colour: object, **limits: float) -> tuple[object, object]:
+    """A course; dotted where fewer than half of the folds have it. `limits`: of its band, `low` and `high`."""
     many = found.folds >= found.folds.max() / 2
-    line, area = band(ax, found.epoch, np.where(many, found.mean, np.nan), found.deviation, colour)
+    line, area = band(ax, found.epoch, np.where(many, found.mean, np.nan), found.deviation, colour, **limits)
     if not many.all():
         few = ~many | np.append(~many[1:], False)  # joined to the last point of the full line
         ax.plot(found.epoch, np.where(few, found.mean, np.nan), color=colour, linewidth=1.2, linestyle=":")
@@ -93,7 +94,7 @@ def _contents(tasks: Mapping[str, TaskConfig]) -> dict[str, dict[str, str]]:
     by_task = {f"train_task_{task}": task for task in tasks}
     terms = {heading: {f"train_{term}": ""} for term, heading in TERMS.items()}
     inner = {"Inner validation loss": {"inner_loss": ""}}
-    inner |= {"Inner validation AUC": {f"inner_{task}_auc": task for task in tasks}}
+    inner |= {INNER_AUC: {f"inner_{task}_auc": task for task in tasks}}
     shown = {"Total loss": total, "Task losses": by_task, **terms, **inner}
     return shown | {"Learned temperature": {"temperature": ""}}
 
@@ -114,7 +115,7 @@ def training_figure(records: Sequence[JobRecord], tasks: Mapping[str, TaskConfig
     drawn: dict[str, object] = {}
     for ax, (heading, found) in zip(axes, shown.items(), strict=True):
         for label, one in found.items():
-            drawn[label] = _draw(ax, one, colour[label])
+            drawn[label] = _draw(ax, one, colour[label], **({"low": 0, "high": 1} if heading == INNER_AUC else {}))
         title(ax, heading)
         kept = _kept(ax, records)
         if ax in axes[-columns:]:
