@@ -1,11 +1,13 @@
 """A study whose data has been looked at: stores, labels and folds, checked before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from hilbert.config import TaskConfig
-from hilbert.errors import StoreError, StudyError
+from hilbert.errors import StoreError, StudyError, shown
 from hilbert.features import FeatureStore
 from hilbert.folds import Fold, class_counts, make_folds, splits_hash
 from hilbert.tasks import Labels, encode_labels
@@ -78,8 +80,11 @@ def make_plan(study: Study) -> Plan:
     stores = {name: _open(location) for name, location in places.items()}
     (place, first), *others = zip(places.values(), stores.values(), strict=True)
     for other, store in others:
-        if not store.documents.equals(first.documents):
-            raise StoreError(f"{other}: holds other documents or labels than {place}; extract both from one cohort")
+        if difference := _difference(store.documents, first.documents):
+            raise StoreError(
+                f"{other}: holds other documents or labels than {place}: {difference}; extract both from one cohort"
+            )
+    _check_distinct(stores)
     labels = encode_labels(first.documents, study.tasks, source=f"{place}/documents.csv")
     folds = make_folds(
         first.document_ids,
@@ -98,6 +103,35 @@ def make_plan(study: Study) -> Plan:
         splits=splits_hash(folds, first.document_ids),
     )
     return Plan(study, data, labels, first.document_ids, first.groups)
+
+
+def _difference(here: pd.DataFrame, there: pd.DataFrame) -> str:
+    """In what two tables of documents differ, the first of it; empty where they are the same."""
+    names, others = list(here["document_id"]), list(there["document_id"])
+    if alone := sorted(set(names) ^ set(others)):
+        more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+        return f"document {shown(alone[0])}{more} is only in {'the former' if alone[0] in set(names) else 'the latter'}"
+    if names != others:
+        row = next(row for row, (a, b) in enumerate(zip(names, others, strict=True)) if a != b)
+        return f"the order differs: row {row + 1} is {shown(names[row])}, there {shown(others[row])}"
+    if columns := sorted(set(here.columns) ^ set(there.columns)):
+        return f"column {shown(columns[0])} is only in {'the former' if columns[0] in here.columns else 'the latter'}"
+    for column in here.columns:
+        mine, theirs = here[column], there[column]
+        differs = (mine != theirs) & ~(mine.isna() & theirs.isna())
+        if differs.any():
+            row = int(differs.to_numpy().argmax())
+            value, other = (shown(None if pd.isna(cell) else cell) for cell in (mine.iloc[row], theirs.iloc[row]))
+            first = f"the first {shown(names[row])}: {value}, there {other}"
+            return f"{int(differs.sum())} documents have another {column}, {first}"
+    return ""
+
+
+def _check_distinct(stores: Mapping[str, FeatureStore]) -> None:
+    names: dict[str, str] = {}
+    for name, store in stores.items():
+        if (same := names.setdefault(store.fingerprint, name)) != name:
+            raise StudyError(f"features: {shown(same)} and {shown(name)} hold the same features; name each store once")
 
 
 def _open(location: str) -> FeatureStore:

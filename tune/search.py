@@ -67,7 +67,8 @@ class Search:
     def ask(self, estimates: Mapping[int, float] | None = None) -> Proposal:
         """The next proposal.
 
-        The first is the study file's own values, where all of them are within the search.
+        The first is the study file's own values, where all of them are within the search; of several feature stores
+        each has its own first proposal, in the order of their names.
 
         Args:
             estimates: what the objective of proposals is thought to be that aren't told yet, or were told too early to
@@ -94,9 +95,9 @@ class Search:
 
     def _drawn(self, estimates: Mapping[int, float]) -> Parameters:
         """Parameters of the next proposal, drawn by TPE in a view of the study that knows the estimates."""
-        trials, defaults = self._trials(), self.study.defaults
-        if not trials and self.study.search and len(defaults) == len(self.study.search):
-            return dict(defaults)
+        trials, firsts = self._trials(), self.study.firsts
+        if len(trials) < len(firsts):
+            return firsts[len(trials)]
         seed = int(np.random.SeedSequence([self.study.seed, len(trials)]).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         past = [_estimated(trial, estimates.get(trial.number)) for trial in trials]

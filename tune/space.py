@@ -37,8 +37,8 @@ class Choices(Section):
     @field_validator("choices")
     @classmethod
     def _distinct(cls, choices: list[Value]) -> list[Value]:
-        if len({json.dumps(choice) for choice in choices}) < len(choices):
-            raise ValueError(f"choices must differ from each other: {choices}")
+        if len({(isinstance(choice, bool), choice) for choice in choices}) < len(choices):  # 1 and 1.0 are the same
+            raise ValueError(f"choices must differ from each other: {shown(choices)}")
         return choices
 
     def samples(self) -> list[Value]:
@@ -196,7 +196,18 @@ class Study(Section):
     def defaults(self) -> Parameters:
         """The searched parameters at the values that the file's sections give them, as far as these can be proposed."""
         found = {name: getattr(getattr(self, name.split(".")[0]), name.split(".")[1]) for name in self.search}
-        return {name: value for name, value in found.items() if _admits(self.search[name], value)}
+        admitted = {name: _admitted(self.search[name], value) for name, value in found.items()}
+        return {name: value for name, value in admitted.items() if value is not None}
+
+    @property
+    def firsts(self) -> list[Parameters]:
+        """The first proposals: the file's own values, on each feature store; none where one is outside the search."""
+        defaults = self.defaults
+        if not self.parameters or len(defaults) < len(self.search):
+            return []
+        if len(self.stores) == 1:
+            return [defaults]
+        return [{FEATURES: store, **defaults} for store in sorted(self.stores)]
 
     @property
     def logarithmic(self) -> list[str]:
@@ -238,7 +249,13 @@ def configuration_hash(config: FitConfig, store: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _admits(parameter: Parameter, value: Value) -> bool:
+def _admitted(parameter: Parameter, value: Value) -> Value | None:
+    """A value as the search proposes it: one of the choices may be written 1 where the value is 1.0; None: outside."""
     if isinstance(parameter, Choices):
-        return any(value == choice and type(value) is type(choice) for choice in parameter.choices)
-    return isinstance(value, int | float) and parameter.low <= value <= parameter.high
+        equal = (choice for choice in parameter.choices if _same(choice, value))
+        return next(equal, None)
+    return value if isinstance(value, int | float) and parameter.low <= value <= parameter.high else None
+
+
+def _same(a: Value, b: Value) -> bool:
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
