@@ -18,6 +18,11 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def unforeseen(path: Path) -> Path:
+    """A name beside `path` for what becomes it when it is whole: nobody can guess it, hence no link can wait there."""
+    return path.with_name(f".{secrets.token_hex(8)}.partial")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file atomically, line ends as they are: see `write_bytes`."""
     write_bytes(path, text.encode())
@@ -26,8 +31,8 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes, *, mode: int = NEW_FILE) -> None:
     """Writes a file atomically: a reader finds the old file or the new one, also after a crash or a power cut.
 
-    The content goes to a new file in the same folder, of a name that nobody can guess and hence no link can wait at; it
-    is flushed to the disk and renamed, and so is the folder's entry.
+    The content goes to a new file in the same folder, see `unforeseen`. It is flushed to the disk and renamed, and so
+    is the folder's entry.
 
     Args:
         path: the file; its folder must be there. A symbolic link is replaced, not followed.
@@ -37,7 +42,7 @@ def write_bytes(path: Path, content: bytes, *, mode: int = NEW_FILE) -> None:
     Raises:
         OSError: the disk is full or can't be written; nothing is left behind.
     """
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    partial = unforeseen(path)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -4,7 +4,6 @@ A cohort is encoded first, by the encoders that the release names. A store is ta
 """
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from hilbert.metrics import Array, auc, bootstrap_interval, brier
 from hilbert.predicted import MODALITIES, Predicted
 from hilbert.release import Release
 from hilbert.store_files import MANIFEST
+from hilbert.temporary import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +73,10 @@ def predict(
     }
     descriptions: dict[str, Mapping[str, Any]] = {name: encoder.description for name, encoder in encoders.items()}
     check_encoders(release, descriptions, where=str(found.folder))
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
+    with temporary_folder() as folder:
         features = extract(
             found,
-            store or Path(folder) / "features",
+            store or folder / "features",
             audio=encoders["audio"],
             text=encoders["text"],
             window=release.window,

@@ -25,7 +25,7 @@ from hilbert.batches import Batch
 from hilbert.config import HilbertConfig
 from hilbert.errors import InputError
 from hilbert.experts import MixtureOfExperts
-from hilbert.files import digest, write_text
+from hilbert.files import digest, unforeseen, write_text
 from hilbert.pooling import SelfAttentivePooling
 from hilbert.ragged import Ragged
 
@@ -154,9 +154,13 @@ class Hilbert(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors.partial", metadata={"format": "pt"})
-        written = digest(folder / "model.safetensors.partial")
-        (folder / "model.safetensors.partial").replace(folder / "model.safetensors")
+        partial = unforeseen(folder / "model.safetensors")
+        try:
+            save_file(weights, partial, metadata={"format": "pt"})
+            written = digest(partial)
+            partial.replace(folder / "model.safetensors")
+        finally:
+            partial.unlink(missing_ok=True)
         content = {"format": FORMAT, "version": VERSION, "weights": written, **self.config.model_dump(mode="json")}
         write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
 

@@ -1,10 +1,8 @@
 """The configuration that is to be released: which it is, what it is trained on, and what is known of it."""
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from hilbert.config import FitConfig
 from hilbert.errors import InputError, StudyError
 from hilbert.folds import Fold
+from hilbert.temporary import temporary_folder
 from tune.choice import Choice, by_hand, selected
 from tune.contest import best_trial
 from tune.evidence import Evidence, gather_evidence
@@ -152,8 +151,8 @@ def _choice(client: Client, evidence: Evidence, trial: str | None) -> Choice:
 
 def _plan(client: Client, name: str, store: str, folder: str | None) -> Plan:
     """The study with its data, which must be what the study was run on."""
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as beside:
-        files = study_files(client, name, Path(beside))
+    with temporary_folder() as beside:
+        files = study_files(client, name, beside)
         if files is None:
             raise StudyError(f"study {name!r}: its artifacts lack the study file; 'hilbert sync {name}' writes it")
         study = load_study(files / "study.yaml")

@@ -8,10 +8,8 @@ corrected resampled t-test, which doesn't, is told beside it.
 Shapes: R repeats, N documents, C outputs of a task, F folds.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from hilbert.errors import HilbertError, InputError, StoreError, StudyError
 from hilbert.inference import check_encoders
 from hilbert.metrics import Array, PairedTest, Promotion, corrected_resampled_ttest, promotion
 from hilbert.release import Release
+from hilbert.temporary import temporary_folder
 from tune.bars import counted
 from tune.candidate import Candidate
 from tune.contest import differences
@@ -93,8 +92,8 @@ def challenge(client: Client, candidate: Candidate, present: Registered, console
     Raises:
         InputError: the champion predicts other tasks, or was trained on features that the study doesn't have.
     """
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
-        release = Release.load(fetch(client, present.uri, Path(folder)))
+    with temporary_folder() as folder:
+        release = Release.load(fetch(client, present.uri, folder))
     tasks = _tasks(candidate.evidence)
     absent = [task for task in tasks if task not in release.tasks]
     if absent:

@@ -9,7 +9,6 @@ regression). What a configuration hasn't run is NaN among scores, and None among
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from hilbert.config import TaskConfig
 from hilbert.errors import InputError
 from hilbert.metrics import Array, BiasCorrected, auc, bbc_cv
+from hilbert.temporary import temporary_folder
 from tune.selection import is_whole
 from tune.tracking import ReadStudy, first_line, read_study, study_files
 
@@ -253,10 +253,10 @@ class _Trial(NamedTuple):
 
 def _read_trial(client: Client, run: str) -> _Trial | str:
     """A trial's artifacts, or why they can't be had."""
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
+    with temporary_folder() as folder:
         try:
-            configuration = Path(client.download_artifacts(run, CONFIGURATION, folder)).read_text(encoding="utf-8")
-            table = pd.read_parquet(client.download_artifacts(run, PREDICTIONS, folder))
+            configuration = Path(client.download_artifacts(run, CONFIGURATION, str(folder))).read_text(encoding="utf-8")
+            table = pd.read_parquet(client.download_artifacts(run, PREDICTIONS, str(folder)))
             return _Trial(json.loads(configuration), table)
         except Exception as error:  # whatever the artifact store raises: the others may be there
             return first_line(error)
@@ -329,8 +329,8 @@ class _Design:
 
 
 def _read_design(client: Client, study: ReadStudy) -> _Design:
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as beside:
-        folder = study_files(client, study.name, Path(beside))
+    with temporary_folder() as beside:
+        folder = study_files(client, study.name, beside)
         if folder is None:
             raise InputError(_without_files(client, study))
         data = _file(folder / "data.json", lambda path: json.loads(path.read_text(encoding="utf-8")), client, study)

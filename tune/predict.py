@@ -4,7 +4,6 @@ Needs neither Ray nor Optuna, and MLflow only for a model that is named by MLflo
 """
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +19,10 @@ from hilbert import inference
 from hilbert.cohort import Cohort
 from hilbert.errors import InputError
 from hilbert.features import FeatureStore
+from hilbert.files import unforeseen
 from hilbert.predicted import Predicted, check_one_embedding
 from hilbert.release import Release
+from hilbert.temporary import temporary_folder
 from tune.bars import counted
 from tune.space import is_url
 from tune.stores import open_location
@@ -155,7 +156,7 @@ def _tables(found: Predicted, request: Request) -> dict[str, pd.DataFrame]:
 
 def _write(tables: Mapping[str, pd.DataFrame], places: Mapping[str, Path]) -> None:
     """Writes all tables beside their places, then renames them."""
-    partials = {name: path.with_name(f".{path.name}.partial") for name, path in places.items()}
+    partials = {name: unforeseen(path) for name, path in places.items()}
     try:
         for name, table in tables.items():
             if places[name].suffix == ".csv":
@@ -187,5 +188,5 @@ def _model(model: str, uri: str | None) -> Iterator[Release]:
     from tune.registry import fetch
     from tune.tracking import connect, tracking_uri
 
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as beside:
-        yield Release.load(fetch(connect(tracking_uri(uri)), model, Path(beside)))
+    with temporary_folder() as beside:
+        yield Release.load(fetch(connect(tracking_uri(uri)), model, beside))

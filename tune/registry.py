@@ -8,7 +8,6 @@ loads `models:/NAME@champion` gets the old champion or the new one. What an inte
 import importlib.metadata
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ import hilbert
 from hilbert.documents import Documents
 from hilbert.errors import HilbertError, InputError
 from hilbert.release import MANIFEST, Release
+from hilbert.temporary import temporary_folder
 from tune.tracking import first_line
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def write_model(release_folder: Path, target: Path) -> None:
     answer = release.predict(_documents(release, example)).table()
     kinds = [DataType.double if pd.api.types.is_float_dtype(kind) else DataType.string for kind in answer.dtypes]
     outputs = Schema([ColSpec(kind, str(name)) for kind, name in zip(kinds, answer.columns, strict=True)])
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
-        code = Path(folder) / "hilbert"
+    with temporary_folder() as folder:
+        code = folder / "hilbert"
         shutil.copytree(Path(hilbert.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
         mlflow.pyfunc.save_model(
             str(target),

@@ -12,7 +12,6 @@ Nothing is published before all is trained, and the alias is moved last.
 import itertools
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +21,10 @@ from rich.console import Console
 
 from hilbert.calibration import METHODS, Calibrator, best_method, fit_on_repeats
 from hilbert.errors import HilbertError, InputError
+from hilbert.files import unforeseen
 from hilbert.model import Hilbert
 from hilbert.release import Release
+from hilbert.temporary import temporary_folder
 from tune.bars import counted
 from tune.candidate import Candidate, make_candidate
 from tune.card import model_card, summary_line
@@ -98,16 +99,16 @@ def release(client: Client, request: Request, console: Console) -> Released:
     candidate = make_candidate(client, request.study, request.trial, features=request.features)
     console.print(candidate.words, highlight=False, soft_wrap=True)
     verdict = _judge(client, request, candidate, console)
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as beside:
-        models, made = _train(candidate, request.how, Path(beside), console)
+    with temporary_folder() as beside:
+        models, made = _train(candidate, request.how, beside, console)
         calibrators, gains = _calibrate(candidate, request.calibration)
         made |= {"calibration": gains, "champion": None if verdict is None else verdict.to_json()}
         finished = _assemble(request, candidate, models, calibrators, made)
         card = model_card(finished, candidate.evidence, licence=request.licence, intended_use=request.intended_use)
-        folder = Path(beside) / request.name
+        folder = beside / request.name
         finished.save(folder, card=card)
         rival = None if verdict is None else verdict.champion
-        return _publish(client, request, candidate, finished, folder, beside=Path(beside), rival=rival)
+        return _publish(client, request, candidate, finished, folder, beside=beside, rival=rival)
 
 
 def _check(request: Request) -> None:
@@ -248,8 +249,7 @@ def _free(folder: Path) -> Path:
 
 def _copy(folder: Path, place: Path) -> None:
     """Copies a folder beside its place, then renames it."""
-    partial = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = unforeseen(place)
     try:
         shutil.copytree(folder, partial)
         partial.replace(place)

@@ -1,11 +1,11 @@
 """Writing to MLflow: experiments, runs, batches, artifacts. Knows the calls, and nothing of studies."""
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hilbert.temporary import temporary_folder
 from tune.entries import Entry
 from tune.tracking import SQLITE
 
@@ -59,9 +59,9 @@ def log_batch(
 
 def log_files(client: "MlflowClient", run: str, write: Callable[[Path], None]) -> None:
     """The files and folders that `write` puts into the folder that it is given, as artifacts of a run."""
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
-        write(Path(folder))
-        client.log_artifacts(run, folder)
+    with temporary_folder() as folder:
+        write(folder)
+        client.log_artifacts(run, str(folder))
 
 
 def log_experiment_files(client: "MlflowClient", experiment: str, name: str, write: Callable[[Path], None]) -> None:
@@ -69,9 +69,9 @@ def log_experiment_files(client: "MlflowClient", experiment: str, name: str, wri
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     location = client.get_experiment(experiment).artifact_location
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
-        write(Path(folder))
-        get_artifact_repository(location, tracking_uri=client.tracking_uri).log_artifacts(folder, name)
+    with temporary_folder() as folder:
+        write(folder)
+        get_artifact_repository(location, tracking_uri=client.tracking_uri).log_artifacts(str(folder), name)
 
 
 def log_dataset(

@@ -8,10 +8,8 @@ folder as soon as it is done, and the search in its own journal.
 import gc
 import logging
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from hilbert.errors import StudyError
+from hilbert.temporary import temporary_folder
 from tune.gpu_memory import Meter, cuda_meter
 from tune.job import StudyData
 from tune.ledger import Ledger
@@ -31,7 +30,7 @@ from tune.lost import Missing, Node
 from tune.room import Room
 from tune.searcher import FoldSearcher, Messenger
 from tune.space import ResourcesConfig
-from tune.workers import fold_worker, on_node
+from tune.workers import TimeLimit, fold_worker, on_node
 
 MOST_AT_ONCE = 100_000
 """Tune's own limit of packs that are out; the searcher's follows the cluster."""
@@ -206,7 +205,6 @@ def run_ledger(
     Raises:
         Exception: what the ledger's callables raised.
     """
-    limit = None if resources.minutes_per_job is None else 60 * resources.minutes_per_job
 
     def node_of(worker: str) -> str:
         return str(ray.get(board.node_of.remote(worker)))
@@ -215,27 +213,26 @@ def run_ledger(
         return ray.tune.PlacementGroupFactory([{"CPU": resources.cpus_per_job, "GPU": config["gpus"]}])
 
     missing = Missing(_past_and_present, Asked())
-    searcher = FoldSearcher(ledger, room, missing, limit=limit, left=left, node_of=node_of, say=say)
-    trainable = ray.tune.with_resources(fold_worker(data, board, limit, meter), occupied)
-    folder = tempfile.mkdtemp(prefix="hilbert-ray-")
-    tune_config = ray.tune.TuneConfig(
-        search_alg=searcher,
-        scheduler=FirstCome(),
-        num_samples=-1,
-        reuse_actors=True,
-        max_concurrent_trials=MOST_AT_ONCE,
-    )
-    run_config = ray.tune.RunConfig(
-        name="sweep",
-        storage_path=folder,
-        verbose=0,
-        checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-        callbacks=[Messenger(searcher.on_trial_error)],
-    )
+    seconds = None if resources.minutes_per_job is None else 60 * resources.minutes_per_job
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed jobs are told by the ledger
-    try:
+    with temporary_folder() as folder:
+        limit = TimeLimit(seconds, str(folder))
+        searcher = FoldSearcher(ledger, room, missing, limit=limit, left=left, node_of=node_of, say=say)
+        trainable = ray.tune.with_resources(fold_worker(data, board, limit, meter), occupied)
+        tune_config = ray.tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=FirstCome(),
+            num_samples=-1,
+            reuse_actors=True,
+            max_concurrent_trials=MOST_AT_ONCE,
+        )
+        run_config = ray.tune.RunConfig(
+            name="sweep",
+            storage_path=str(folder),
+            verbose=0,
+            checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[Messenger(searcher.on_trial_error)],
+        )
         ray.tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     if searcher.fault:
         raise searcher.fault

@@ -22,7 +22,7 @@ from tune.job import FoldJob, JobRecord, failed
 from tune.ledger import Ledger
 from tune.lost import MOST_LOSSES, Gone, Missing, tell
 from tune.room import Room
-from tune.workers import pack, stacks_of, this_node
+from tune.workers import TimeLimit, pack, this_node
 
 FINISHED: str = Searcher.FINISHED
 DIED = "the worker process died on a node that lives: out of memory, a crash of a library, or killed"
@@ -47,7 +47,7 @@ class FoldSearcher(Searcher):  # type: ignore[misc]
         ledger: the books.
         room: how many jobs fit, and what each occupies.
         missing: where jobs wait whose worker is gone.
-        limit: seconds that a job may take.
+        limit: the time that a job may take.
         left: how many fold jobs are left.
         node_of: the node of a worker.
         say: hears what the user should know.
@@ -59,7 +59,7 @@ class FoldSearcher(Searcher):  # type: ignore[misc]
         room: Room,
         missing: Missing,
         *,
-        limit: float | None,
+        limit: TimeLimit,
         left: Callable[[], int],
         node_of: Callable[[str], str],
         say: Callable[[str], None],
@@ -124,8 +124,8 @@ class FoldSearcher(Searcher):  # type: ignore[misc]
 
     def _gone(self, job: FoldJob, found: Pack, *, died: bool) -> Gone:
         """A job whose worker is gone; it is missing from now on, whatever comes next."""
-        stacks = stacks_of(job)
-        told = f"ended after the time limit of {(self.limit or 0) / 60:g} minutes (resources.minutes_per_job)"
+        stacks = self.limit.stacks(job)
+        told = f"ended after the time limit of {(self.limit.seconds or 0) / 60:g} minutes (resources.minutes_per_job)"
         why = f"{stacks}\n{told}" if stacks else DIED
         gone = Gone(job, found.started, found.gpus, why, died=died or bool(stacks))
         self.missing.add(gone)

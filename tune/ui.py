@@ -26,6 +26,7 @@ from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
 from hilbert.errors import HilbertError, InputError
+from hilbert.files import write_text
 from tune.formats import log_name
 from tune.guard import end_guarded, start_guarded
 from tune.leaderboard import CHARTS, Client, is_server, leaderboard_url, save_views
@@ -280,11 +281,8 @@ def _last_words(log: IO[bytes], lines: int = 15) -> str:
 
 
 def _write_state(database: Path, process: int, port: int) -> None:
-    path = _state_file(database)
     content = {"database": str(database.resolve()), "pid": process, "port": port}
-    half = path.with_name(f"{path.name}.{process}")
-    half.write_text(json.dumps(content), encoding="utf-8")
-    half.replace(path)
+    write_text(_state_file(database), json.dumps(content))
 
 
 def _remove_state(database: Path, process: int) -> None:

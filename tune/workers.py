@@ -2,12 +2,11 @@
 
 import faulthandler
 import os
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +109,52 @@ def new_board(states: Path) -> Any:
     return beside.remote(str(states.absolute()))
 
 
+@dataclass(frozen=True)
+class TimeLimit:
+    """How long a fold job may take, and where one that is ended leaves its stacks.
+
+    Attributes:
+        seconds: None: as long as it likes.
+        folder: for the stacks, on the driver's computer and for its user alone; other nodes keep none.
+    """
+
+    seconds: float | None
+    folder: str
+
+    @contextmanager
+    def over(self, job: FoldJob) -> Iterator[None]:
+        """Ends this process when the time is over, whatever it hangs in.
+
+        The watch is kept by a thread outside of Python, which a hanging extension can't stop.
+        """
+        if self.seconds is None:
+            yield
+            return
+        trace = self._trace(job)
+        with trace.open("w") if trace.parent.is_dir() else Path(os.devnull).open("w") as file:
+            faulthandler.dump_traceback_later(self.seconds, exit=True, file=file)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        trace.unlink(missing_ok=True)
+
+    def stacks(self, job: FoldJob) -> str:
+        """The stacks of a job that was ended on this computer; empty if it wasn't."""
+        trace = self._trace(job)
+        stacks = trace.read_text(encoding="utf-8", errors="replace") if trace.exists() else ""
+        trace.unlink(missing_ok=True)
+        return stacks
+
+    def _trace(self, job: FoldJob) -> Path:
+        return Path(self.folder) / f"{job.identity}.trace"
+
+
 class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
     """A worker process: takes a pack of fold jobs, returns their records, waits for the next pack."""
 
-    def setup(self, config: dict[str, Any], data: StudyData, board: Any, limit: float | None, meter: Meter) -> None:
-        """Called once a process; `data` lies in shared memory, `limit` is in seconds."""
+    def setup(self, config: dict[str, Any], data: StudyData, board: Any, limit: TimeLimit, meter: Meter) -> None:
+        """Called once a process; `data` lies in shared memory."""
         board.enter.remote(ray.get_runtime_context().get_actor_id(), this_node())
         if not ray.get_gpu_ids():
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a job that asked for no GPU shall not find one
@@ -141,7 +181,7 @@ class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
         def called_off() -> bool:
             return self._called_off(job.trial)
 
-        with time_limit(self.limit, trace_of(job)):
+        with self.limit.over(job):
             return run_job(job, self.data, states=self.states, called_off=called_off, meter=self.meter)
 
     def _called_off(self, trial: int) -> bool:
@@ -152,40 +192,9 @@ class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
         return bool(ray.get(self.board.is_abandoned.remote(trial)))
 
 
-def fold_worker(data: StudyData, board: Any, limit: float | None, meter: Meter) -> Any:
+def fold_worker(data: StudyData, board: Any, limit: TimeLimit, meter: Meter) -> Any:
     """What Tune starts: a `FoldWorker`, with what all of them share in shared memory."""
     return ray.tune.with_parameters(FoldWorker, data=data, board=board, limit=limit, meter=meter)
-
-
-@contextmanager
-def time_limit(seconds: float | None, trace: Path) -> Iterator[None]:
-    """Ends this process after so many seconds, whatever it hangs in, and leaves its stacks in the file `trace`.
-
-    The watch is kept by a thread outside of Python, which a hanging extension can't stop.
-    """
-    if seconds is None:
-        yield
-        return
-    with trace.open("w") as file:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-    trace.unlink(missing_ok=True)
-
-
-def trace_of(job: FoldJob) -> Path:
-    """Where a job that was ended leaves its stacks, on its own machine."""
-    return Path(tempfile.gettempdir()) / f"hilbert-{job.identity}.trace"
-
-
-def stacks_of(job: FoldJob) -> str:
-    """The stacks of a job that was ended on this machine; empty if it wasn't."""
-    trace = trace_of(job)
-    stacks = trace.read_text(encoding="utf-8", errors="replace") if trace.exists() else ""
-    trace.unlink(missing_ok=True)
-    return stacks
 
 
 def pack(job: FoldJob) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from hilbert.errors import InputError
+from hilbert.temporary import temporary_folder
 from tune.choice import Choice, selected
 from tune.comparison import PARAMS, parameter_columns, ranking
 from tune.evidence import CONFIGURATION, PREDICTIONS, Evidence, gather_evidence
@@ -155,10 +155,10 @@ def gather(client: Client, name: str) -> Material:
     files = _files(client, name)
     predicted: Mapping[str, Predicted] = {}
     configuration = None
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as folder:
+    with temporary_folder() as folder:
         if winner is not None:
-            predicted, configuration = _of_winner(client, winner, study, evidence, files, Path(folder))
-        jobs = _jobs(client, experiment, study, Path(folder))
+            predicted, configuration = _of_winner(client, winner, study, evidence, files, folder)
+        jobs = _jobs(client, experiment, study, folder)
     return Material(study, ranked, jobs, winner, configuration, predicted, files, evidence, _selected(client, name))
 
 
@@ -247,9 +247,9 @@ def _text(path: Path) -> str:
 
 
 def _files(client: Client, name: str) -> StudyFiles:
-    with tempfile.TemporaryDirectory(prefix="hilbert-") as beside:
+    with temporary_folder() as beside:
         try:
-            folder = study_files(client, name, Path(beside))
+            folder = study_files(client, name, beside)
         except Exception:  # as in `_artifact`
             folder = None
         return StudyFiles() if folder is None else _read(folder)
