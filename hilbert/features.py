@@ -24,6 +24,7 @@ import pandas as pd
 
 from hilbert.errors import StoreError
 from hilbert.files import digest
+from hilbert.reading import content_of, explained, read_array
 from hilbert.store_files import (
     DOCUMENTS,
     MANIFEST,
@@ -280,10 +281,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{folder}: no such feature store; make one with 'hilbert extract COHORT {folder}'")
     if not path.is_file():
         raise StoreError(f"{path}: missing; {folder} is not a feature store (hilbert extract makes one)")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: can't be read ({error.strerror})") from None
+    with explained(path, StoreError, "extract the features again"):
+        content = content_of(path)
     return parse_manifest(content, path)
 
 
@@ -316,12 +315,8 @@ def _read_documents(path: Path) -> pd.DataFrame:
 
 
 def _load_array(path: Path, *, mapped: bool) -> Array:
-    try:
-        # A map of an empty file is refused by some systems; there is nothing to map in it anyway.
-        array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise StoreError(f"{path}: not a plain NumPy array ({error}); extract the features again") from None
-    return array
+    with explained(path, StoreError, "extract the features again"):
+        return read_array(path, mapped=mapped)
 
 
 def _open_modality(folder: Path, name: str, entry: Mapping[str, Any], documents: int) -> Ragged:

@@ -8,23 +8,26 @@ D = features per segment.
 """
 
 import hashlib
+import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, TypeAdapter
 
 from hilbert.audio import SAMPLE_RATE, duration, read_stretch, windows
 from hilbert.cohort import Cohort
 from hilbert.encoders import Encoder, Modality
 from hilbert.errors import CohortError, EncoderError
+from hilbert.files import digest, write_bytes, write_text
+from hilbert.reading import Content, Fault, checked, content_of, parse_json, read_array
 from hilbert.store_files import Dtype
 
 Features = npt.NDArray[np.float32]
@@ -253,27 +256,31 @@ def _contents(shard: Shard, folder: Path, failures: dict[int, str]) -> Iterator[
 
 
 def save(folder: Path, key: str, encoded: Encoded) -> None:
-    """Write a shard beside, then rename: a file with this name is always whole. The .json comes last and counts."""
-    for name, write in (
-        (f"{key}.npy", lambda path: np.save(path, encoded.values, allow_pickle=False)),
-        (f"{key}.json", lambda path: path.write_text(json.dumps(dict(encoded.failures)), encoding="utf-8")),
-    ):
-        new = folder / f"new-{name}"
-        write(new)
-        with new.open("rb+") as file:
-            os.fsync(file.fileno())
-        new.replace(folder / name)
+    """Write a shard, each file whole or not at all. The .json comes last, knows the array's SHA-256, and counts."""
+    array = io.BytesIO()
+    np.save(array, encoded.values, allow_pickle=False)
+    content = {"failures": dict(encoded.failures), "sha256": hashlib.sha256(array.getbuffer()).hexdigest()}
+    write_bytes(folder / f"{key}.npy", array.getvalue())
+    write_text(folder / f"{key}.json", json.dumps(content))
+
+
+class _Saved(Content):
+    failures: dict[Annotated[int, Field(strict=False, ge=0)], str]
+    sha256: str | None = None
+
+
+_SAVED = TypeAdapter(_Saved)
 
 
 def saved(folder: Path, key: str, shard: Shard, dim: int) -> Encoded | None:
-    """A finished shard, or None where there is none or it is damaged."""
+    """A finished shard, or None where there is none or it is damaged. Those of older versions are failures alone."""
     try:
-        failures = {
-            int(place): str(why) for place, why in json.loads((folder / f"{key}.json").read_text("utf-8")).items()
-        }
-        rows = len(shard.items) - len(failures)
-        values = np.load(folder / f"{key}.npy", mmap_mode="r" if rows else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError, AttributeError):
+        content = parse_json(content_of(folder / f"{key}.json"))
+        found = checked(content if "sha256" in content else {"failures": content}, _SAVED)
+        values = read_array(folder / f"{key}.npy", mapped=True)
+        whole = found.sha256 is None or digest(folder / f"{key}.npy") == found.sha256
+    except (Fault, OSError, TypeError):
         return None
-    fits = values.shape == (rows, dim) and values.dtype == np.float32
-    return Encoded(values, failures) if fits else None
+    fits = values.shape == (len(shard.items) - len(found.failures), dim) and values.dtype == np.float32
+    known = found.failures.keys() <= set(range(len(shard.items)))
+    return Encoded(values, found.failures) if whole and fits and known else None

@@ -13,15 +13,27 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import Field, TypeAdapter, model_validator
 
 from hilbert import __version__
-from hilbert.errors import StoreError
+from hilbert.errors import StoreError, shown
 from hilbert.files import digest
+from hilbert.reading import (
+    LARGEST_JSON,
+    Content,
+    Damaged,
+    Fault,
+    checked,
+    content_of,
+    explained,
+    parse_json,
+    read_array,
+)
 
 FORMAT, VERSION = "hilbert-features", 1
 MANIFEST, DOCUMENTS = "manifest.json", "documents.csv"
@@ -130,7 +142,7 @@ def check_covered(folder: Path, modalities: Mapping[str, Any], names: Sequence[s
     """Refuse documents without a single segment in any modality."""
     if not modalities:
         raise StoreError("nothing to store: give audio, text or both")
-    lengths = [np.diff(np.load(folder / files_of(name)[1], allow_pickle=False)) for name in modalities]
+    lengths = [np.diff(read_array(folder / files_of(name)[1], mapped=False)) for name in modalities]
     bare = [name for name, total in zip(names, np.sum(lengths, axis=0), strict=True) if total == 0]
     if bare:
         raise StoreError(
@@ -214,9 +226,9 @@ def commit(
 def _same_contents(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """The store that lies there says the same of itself, whichever versions wrote it."""
     try:
-        there = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        there = parse_json(content_of(folder / MANIFEST))
         return all(there[key] == manifest[key] for key in manifest if key != "created_with")
-    except (ValueError, TypeError, KeyError, OSError):
+    except (Fault, TypeError, KeyError):
         return False
 
 
@@ -260,35 +272,58 @@ def parse_manifest(content: bytes, path: Path | str) -> dict[str, Any]:
     Raises:
         StoreError: it is damaged, foreign or of another version.
     """
-    try:
-        manifest = json.loads(content.decode())
-    except ValueError as error:
-        raise StoreError(f"{path}: damaged, not JSON ({error}); extract the features again") from None
+    with explained(path, StoreError, "extract the features again"):
+        if len(content) > LARGEST_JSON:
+            raise Damaged(f"more than {LARGEST_JSON:,} bytes")
+        manifest = parse_json(content)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise StoreError(f'{path}: not of a feature store ("format" must be "{FORMAT}")')
     if manifest.get("version") != VERSION:
         raise StoreError(
-            f"{path}: version {manifest.get('version')!r} of the format, this hilbert ({__version__}) reads {VERSION}; "
-            "extract the features again, or install the hilbert that wrote them"
+            f"{path}: version {shown(manifest.get('version'))} of the format, this hilbert ({__version__}) reads "
+            f"{VERSION}; extract the features again, or install the hilbert that wrote them"
         )
-    fault = _manifest_fault(manifest)
-    if fault:
-        raise StoreError(f"{path}: damaged, {fault}; extract the features again")
+    with explained(path, StoreError, "extract the features again"):
+        checked(manifest, MANIFEST_SCHEMA)
     return manifest
 
 
-def _manifest_fault(manifest: Mapping[str, Any]) -> str | None:
-    files, modalities = manifest.get("files"), manifest.get("modalities")
-    if not isinstance(files, dict) or not isinstance(modalities, dict) or not modalities:
-        return '"files" and "modalities" must be filled'
-    for name, entry in files.items():
-        known = isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
-        if not known or Path(name).name != name:
-            return f"entry {name!r} of its files"
-    for name, entry in modalities.items():
-        if name not in MODALITIES or not isinstance(entry, dict):
-            return f"modality {name!r}; there are {' and '.join(MODALITIES)}"
-        if not {"encoder", "dim", "dtype", "segments"} <= entry.keys() or entry["dtype"] not in ("float16", "float32"):
-            return f"modality {name!r} needs encoder, dim, dtype (float16 or float32) and segments"
-    expected = {DOCUMENTS, *(file for name in modalities for file in files_of(name))}
-    return None if files.keys() == expected else f"it lists the files {sorted(files)}, and must list {sorted(expected)}"
+class _File(Content):
+    bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Encoder(Content):
+    name: str | None = None
+
+
+class _Modality(Content):
+    encoder: _Encoder
+    dim: Annotated[int, Field(ge=1, lt=2**31)]
+    dtype: Literal["float16", "float32"]
+    segments: Annotated[int, Field(ge=0, lt=2**48)]
+
+
+class _Extraction(Content):
+    window: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class _Cohort(Content):
+    fingerprint: str | None = None
+
+
+class _Manifest(Content):
+    cohort: _Cohort | None
+    extraction: _Extraction | None
+    modalities: Annotated[dict[Literal["audio", "text"], _Modality], Field(min_length=1)]
+    files: dict[str, _File]
+
+    @model_validator(mode="after")
+    def _all_files_and_no_other(self) -> Self:
+        expected = {DOCUMENTS, *(file for name in self.modalities for file in files_of(name))}
+        if self.files.keys() != expected:
+            raise ValueError(f"it lists the files {shown(sorted(self.files))}, and must list {sorted(expected)}")
+        return self
+
+
+MANIFEST_SCHEMA = TypeAdapter(_Manifest)

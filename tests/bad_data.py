@@ -152,6 +152,8 @@ def _longer_documents(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+NO_HASH = "0" * 64
+
 STORES = [
     Case("no folder", lambda folder: None, ["no such feature store", "hilbert extract"]),
     Case("not a store", lambda folder: folder.mkdir(), ["manifest.json: missing", "not a feature store"]),
@@ -161,7 +163,9 @@ STORES = [
     Case("foreign", _manifest(format="other"), ["manifest.json", "hilbert-features"]),
     Case("version of tomorrow", _manifest(version=2), ["manifest.json", "version 2", "reads 1"]),
     Case("manifest without files", _manifest(files={}), ["manifest.json: damaged", "must list ['audio.npy'"]),
-    Case("manifest with a path", _manifest(files={"../x": {"bytes": 1, "sha256": ""}}), ["manifest.json", "'../x'"]),
+    Case(
+        "manifest with a path", _manifest(files={"../x": {"bytes": 1, "sha256": "0" * 64}}), ["manifest.json", "'../x'"]
+    ),
     Case("file missing", _store(lambda folder: (folder / "text.npy").unlink()), ["text.npy: missing", "again"]),
     Case("features truncated", _cut("audio.npy"), ["audio.npy: truncated", "bytes instead of"]),
     Case("documents truncated", _cut("documents.csv"), ["documents.csv: truncated"]),

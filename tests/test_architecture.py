@@ -14,6 +14,7 @@ PLATFORM = {"ray", "optuna", "mlflow", "tune"}
 # What a module may import of its own package, in layers: a module may import from the layers before its own.
 HILBERT = [
     {"errors", "numeric", "files", "repeatable"},
+    {"reading"},
     {"tables", "groups", "config", "ragged", "temporary"},
     {"tasks", "audio", "store_files", "class_weights", "estimators", "documents"},
     {"losses", "metrics", "folds", "features", "cohort", "encoders", "attention", "pooling", "experts", "batches"},

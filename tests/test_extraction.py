@@ -186,14 +186,26 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path, store: Path) -> None:
     cohort = big_cohort(tmp_path / "cohort")
     with pytest.raises(StopError):
         run(cohort, store, text=None, progress=stop_after(4))
-    one, two, three, _ = sorted(store.with_name("store.partial").glob("*.npy"))
+    one, two, three, four = sorted(store.with_name("store.partial").glob("*.npy"))
     one.write_bytes(one.read_bytes()[:100])
     two.unlink()
     three.with_suffix(".json").write_text("{")
+    four.write_bytes(four.read_bytes()[:-1] + b"\x41")
     Simple.calls = 0
     found = run(cohort, store, text=None)
-    assert Simple.calls == (2 + 3) * 128
+    assert Simple.calls == (2 + 4) * 128
     assert found.fingerprint == run(cohort, tmp_path / "at once", text=None).fingerprint
+
+
+def test_shards_of_the_version_before_are_taken_up(tmp_path: Path, store: Path) -> None:
+    cohort = big_cohort(tmp_path / "cohort")
+    with pytest.raises(StopError):
+        run(cohort, store, text=None, progress=stop_after(4))
+    for path in store.with_name("store.partial").glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text())["failures"]))
+    Simple.calls = 0
+    run(cohort, store, text=None)
+    assert Simple.calls == 2 * 128
 
 
 def test_another_encoder_does_not_take_up_what_is_not_its_own(tmp_path: Path, store: Path) -> None:

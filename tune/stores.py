@@ -29,6 +29,7 @@ from rich.console import Console
 from hilbert.errors import StoreError
 from hilbert.features import FeatureStore
 from hilbert.files import write_text
+from hilbert.reading import LARGEST_JSON, Fault, content_of
 from hilbert.store_files import MANIFEST, fingerprint_of, parse_manifest
 from tune.bars import counted
 from tune.space import is_url
@@ -155,7 +156,7 @@ def look_at(location: str) -> Remote:
         system, path = _filesystem(location)
         try:
             with system.open_input_stream(f"{path}/{MANIFEST}") as stream:
-                content: bytes = stream.read()
+                content: bytes = stream.read(LARGEST_JSON + 1)
         except FileNotFoundError:
             with suppress(FileNotFoundError):
                 system.get_file_info(fs.FileSelector(path))  # says so where there is no such bucket
@@ -233,9 +234,9 @@ def _copy(location: str, fingerprint: str) -> Path:
 def _is_whole(folder: Path, fingerprint: str) -> bool:
     """Whether the copy is there, with all its files; what is in them was compared when it was made."""
     try:
-        manifest = parse_manifest((folder / MANIFEST).read_bytes(), folder / MANIFEST)
+        manifest = parse_manifest(content_of(folder / MANIFEST), folder / MANIFEST)
         sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
-    except (OSError, StoreError):
+    except (OSError, Fault, StoreError):
         return False
     expected = {name: entry["bytes"] for name, entry in manifest["files"].items()}
     return sizes == expected and fingerprint_of(manifest) == fingerprint
