@@ -11,6 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from hilbert.metrics import BiasCorrected, CorrectedAuc
 from tune.contest import LEVEL, Contest, contest
@@ -237,18 +238,21 @@ def _auc(mean: float, error: float, pooled: float, folds: str) -> str:
 
 
 def _groups(frame: pd.DataFrame, study: ReadStudy, console: Console) -> None:
-    """The best configuration on each feature store."""
+    """The best configuration on each feature store, and how many racing gave up there."""
     if FEATURES not in frame or frame[FEATURES].nunique() < 2:
         return
     column = objective_metric(study.objective)
     table = Table(title="by features", title_justify="left")
-    for name in ("features", "configurations", "best trial", f"best {column}", f"mean {column}"):
+    for name in ("features", "configurations", "given up", "best trial", f"best {column}", f"mean {column}"):
         table.add_column(name, justify="right")
-    complete = frame[frame["rank"].notna()]
-    for features, group in sorted(complete.groupby(FEATURES), key=lambda pair: pair[1]["rank"].min()):
-        best = group.iloc[0]
-        values = (f"{best[column]:.4f}", f"{group[column].mean():.4f}")
-        table.add_row(str(features), str(len(group)), f"t{best['trial']:03d}", *values)
+    last = len(frame) + 1  # a store without a complete configuration comes last
+    for features, group in sorted(frame.groupby(FEATURES), key=lambda pair: pair[1]["rank"].fillna(last).min()):
+        complete, given_up = group[group["rank"].notna()], int(group["abandoned"].astype(bool).sum())
+        values: tuple[str, ...] = ("", "", "")
+        if len(complete):
+            best = complete.iloc[0]
+            values = (f"t{best['trial']:03d}", f"{best[column]:.4f}", f"{complete[column].mean():.4f}")
+        table.add_row(Text(str(features)), str(len(complete)), str(given_up), *values)
     console.print(table)
 
 

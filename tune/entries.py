@@ -13,7 +13,7 @@ from hilbert.metrics import average_precision, balanced_accuracy, brier, expecte
 from tune.formats import log_name
 from tune.job import JobRecord
 from tune.selection import Summary
-from tune.space import Parameters
+from tune.space import Parameters, Value
 
 Entry = tuple[str, float, int]
 
@@ -65,4 +65,9 @@ def parameter_texts(parameters: Parameters, logarithmic: Collection[str] = ()) -
     Numbers have six digits, as many as a table can show; the trial's `configuration.json` has all.
     """
     logs = {log_name(name): f"{math.log10(float(parameters[name])):.6g}" for name in parameters if name in logarithmic}
-    return {name: f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in parameters.items()} | logs
+    return {name: parameter_text(value) for name, value in parameters.items()} | logs
+
+
+def parameter_text(value: Value) -> str:
+    """One of them."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -18,6 +18,7 @@ from hilbert.errors import InputError
 from hilbert.temporary import temporary_folder
 from tune.choice import Choice, selected
 from tune.comparison import PARAMS, parameter_columns, ranking
+from tune.entries import parameter_text
 from tune.evidence import CONFIGURATION, PREDICTIONS, Evidence, gather_evidence
 from tune.formats import log_name
 from tune.report.predicted import Predicted, by_task, of_trial
@@ -129,7 +130,7 @@ def parsed(parameter: Parameter, text: str) -> Value:
     """A parameter's value from its text in MLflow."""
     if isinstance(parameter, Range):
         return float(text)
-    return next((choice for choice in parameter.choices if str(choice) == text), text)
+    return next((choice for choice in parameter.choices if text in {parameter_text(choice), str(choice)}), text)
 
 
 def _guessed(texts: "pd.Series[str]", *, log: bool) -> Parameter:
