@@ -25,8 +25,13 @@ HILBERT = [
     {"inference", "classifier"},
 ]
 TUNE = [
-    {"options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"},
-    {"stores", "checkpoints"},
+    {"redaction"},
+    {"terminal"},
+    {
+        *("options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"),
+        "database",
+    },
+    {"stores", "checkpoints", "address"},
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
     {"predictions", "plots", "selection", "ledger", "archive", "jobs", "lost", "workers"},
     {"searcher"},

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tune.plan import make_plan
-from tune.provenance import commit, versions, without_passwords
+from tune.provenance import commit, versions
+from tune.redaction import without_passwords
 from tune.study_file import parse_study
 from tune.study_files import describe_data, named_counts, split_manifest, study_note, write_study_files
 

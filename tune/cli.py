@@ -15,17 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from hilbert.errors import HilbertError, InputError
 from tune.options import DONE, FAILED, INTERRUPTED, WRONG_INPUT, make_parser
+from tune.terminal import console, prepare_messages, results, tell
 
 if TYPE_CHECKING:
     from tune.evidence import Client
     from tune.sweep import Outcome
-
-WIDE = 240
-"""Columns of a table that goes into a file or a pipe: nothing is cut."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,18 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    prepare_messages()
     try:
         return COMMANDS[options.command](options)
     except InputError as error:
-        print(f"hilbert: {error}", file=sys.stderr)
+        tell(f"hilbert: {error}")
         return WRONG_INPUT
     except HilbertError as error:
-        print(f"hilbert: {error}", file=sys.stderr)
+        tell(f"hilbert: {error}")
         return FAILED
     except KeyboardInterrupt:
-        print(
-            "hilbert: interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr
-        )
+        tell("hilbert: interrupted; what is finished is kept, and the same command goes on from there")
         return INTERRUPTED
     except BrokenPipeError:
         return DONE
@@ -55,13 +50,13 @@ def extract(options: argparse.Namespace) -> int:
     from hilbert.cohort import Cohort
     from tune.bars import counted
 
-    console = Console(stderr=True)
+    screen = console()
     names = ("audio", "text", "window", "device", "batch_size", "dtype", "on_error", "overwrite")
     given = {name: getattr(options, name) for name in names}
     if options.workers is None and options.gpus_per_encoder is not None:
         raise InputError("--gpus-per-encoder says how many GPUs each of several encoders has: it needs --workers")
     cohort = Cohort.load(options.cohort, check_audio=options.on_error == "fail")
-    with counted(console, "segments") as report:
+    with counted(screen, "segments") as report:
         if options.workers is None:
             from hilbert import extraction
 
@@ -69,7 +64,7 @@ def extract(options: argparse.Namespace) -> int:
         else:
             from tune import extract as shared
 
-            more = {"workers": options.workers, "gpus": options.gpus_per_encoder, "say": console.print}
+            more = {"workers": options.workers, "gpus": options.gpus_per_encoder, "say": screen.print}
             store = shared.extract(cohort, options.store, progress=report, **given, **more)
     for name in ("audio", "text"):
         part = getattr(store, name)
@@ -89,13 +84,13 @@ def sweep(options: argparse.Namespace) -> int:
         study = extended(study, options.extend)
     outcome = run_sweep(study, uri=options.tracking_uri, hash_ids=options.hash_ids)
     if not outcome.complete:
-        print("hilbert: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        tell("hilbert: stopped; what is finished is kept, and the same command goes on from there")
         return _unrecorded(study.study, outcome) or INTERRUPTED
     if outcome.unrecorded:
         return _unrecorded(study.study, outcome)
     _print_ranking(study.study, outcome.uri)
-    print(f"\nWhat its winner is worth:  {_compare_command(study.study, outcome.uri)}", file=sys.stderr)
-    print(f"Look at it:  {outcome.look}", file=sys.stderr)
+    tell(f"\nWhat its winner is worth:  {_compare_command(study.study, outcome.uri)}")
+    tell(f"Look at it:  {outcome.look}")
     return FAILED if outcome.failed else DONE
 
 
@@ -123,10 +118,9 @@ def _unrecorded(study: str, outcome: "Outcome") -> int:
     """Says what could not be written to MLflow; the exit code."""
     if not outcome.unrecorded:
         return DONE
-    print(
+    tell(
         f"hilbert: {len(outcome.unrecorded)} records could not be written to MLflow at {outcome.uri}: "
-        f"{outcome.unrecorded[0]}; nothing is lost, 'hilbert sync {study}' or the same command writes them",
-        file=sys.stderr,
+        f"{outcome.unrecorded[0]}; nothing is lost, 'hilbert sync {study}' or the same command writes them"
     )
     return FAILED
 
@@ -137,7 +131,7 @@ def fit(options: argparse.Namespace) -> int:
     from tune.study_file import load_study
 
     study = load_study(options.study, options.overrides)
-    return fit_fold(study, options.fold, output=options.output, console=Console(stderr=True))
+    return fit_fold(study, options.fold, output=options.output, console=console())
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -153,18 +147,18 @@ def compare(options: argparse.Namespace) -> int:
     from tune.contest import contest
     from tune.evidence import gather_evidence
 
-    study, console = read_study(client, options.study), _stdout()
+    study, screen = read_study(client, options.study), results()
     if not options.csv:
-        show(study, console)
+        show(study, screen)
     try:
         evidence = gather_evidence(client, options.study)
     except InputError as error:
-        print(f"hilbert: nothing can be said of the winner without its luck: {error}", file=sys.stderr)
+        tell(f"hilbert: nothing can be said of the winner without its luck: {error}")
         evidence = None
     if options.csv:
         with_tests(ranking(study), contest(evidence) if evidence else None).to_csv(sys.stdout, index=False)
     elif evidence:
-        show_winner(evidence, console)
+        show_winner(evidence, screen)
     return DONE
 
 
@@ -180,11 +174,11 @@ def _compare_pair(client: "Client", options: argparse.Namespace) -> int:
     output = options.output or Path(f"{options.study}-t{a:03d}-t{b:03d}.png")
     if options.output or not options.csv:
         draw(found, evidence, output)
-        print(f"Picture: {output}", file=sys.stderr)
+        tell(f"Picture: {output}")
     if options.csv:
         fold_table(found).to_csv(sys.stdout, index=False)
     else:
-        show_pair(found, evidence, _stdout())
+        show_pair(found, evidence, results())
     return DONE
 
 
@@ -201,7 +195,7 @@ def select(options: argparse.Namespace) -> int:
         decision = by_hand(read_study(client, options.study), options.trial, because=options.because or "")
     else:
         decision = choose(gather_evidence(client, options.study), options.rule or "one-se")
-    show_choice(decision, Console(stderr=True))
+    show_choice(decision, console())
     record_choice(client, options.study, decision.choice)
     print(f"t{decision.choice.trial:03d}")
     return DONE
@@ -215,7 +209,7 @@ def release(options: argparse.Namespace) -> int:
 
     names = [field.name for field in dataclasses.fields(Request)]
     request = Request(**{name: getattr(options, name) for name in names})
-    found = make_release(connect(tracking_uri(options.tracking_uri)), request, Console(stderr=True))
+    found = make_release(connect(tracking_uri(options.tracking_uri)), request, console())
     print(found.version.uri)
     print(found.folder)
     return DONE
@@ -228,7 +222,7 @@ def predict(options: argparse.Namespace) -> int:
 
     names = [field.name for field in dataclasses.fields(Request)]
     request = Request(**{name: getattr(options, name) for name in names})
-    for path in write_predictions(request, uri=options.tracking_uri, console=Console(stderr=True)):
+    for path in write_predictions(request, uri=options.tracking_uri, console=console()):
         print(path)
     return DONE
 
@@ -255,19 +249,13 @@ def _print_ranking(study: str, uri: str) -> None:
     from tune.comparison import show
     from tune.tracking import connect, read_study
 
-    show(read_study(connect(uri), study), _stdout())
+    show(read_study(connect(uri), study), results())
 
 
 def _compare_command(study: str, uri: str) -> str:
-    from tune.tracking import tracking_uri
+    from tune.tracking import elsewhere
 
-    elsewhere = [] if uri == tracking_uri() else ["--tracking-uri", uri]
-    return shlex.join(["hilbert", "compare", study, *elsewhere])
-
-
-def _stdout() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
+    return shlex.join(["hilbert", "compare", study, *elsewhere(uri)])
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {

@@ -17,6 +17,7 @@ import aiohttp
 
 from hilbert.errors import HilbertError, InputError
 from tune.cluster import ClusterError, token_file, use_token
+from tune.redaction import printable
 
 use_token()
 
@@ -194,7 +195,7 @@ class JobServer:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
 
 
 def _has(there: dict[str, float], kind: str, amount: float) -> bool:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hilbert
+from tune.redaction import without_passwords
 
 PACKAGES = ("hilbert", "torch", "numpy", "scikit-learn", "transformers", "ray", "optuna", "mlflow")
 
@@ -29,11 +29,6 @@ def versions(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "git": commit(),
     }
-
-
-def without_passwords(text: str) -> str:
-    """`text` with user and password of every address replaced."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "***@", text)
 
 
 def _version(package: str) -> str | None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hilbert.temporary import temporary_folder
+from tune.database import database
 from tune.entries import Entry
-from tune.tracking import SQLITE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,8 +19,8 @@ LONGEST_DIGEST = 36
 def create_experiment(client: "MlflowClient", name: str, tags: dict[str, str]) -> str:
     """A new experiment; its artifacts lie beside a sqlite file, or where a server puts them."""
     location = None
-    if client.tracking_uri.startswith(SQLITE):
-        location = (Path(client.tracking_uri.removeprefix(SQLITE)).parent / "mlartifacts" / name).as_uri()
+    if (path := database(client.tracking_uri)) is not None:
+        location = (path.parent / "mlartifacts" / name).as_uri()
     return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 

@@ -24,7 +24,6 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from hilbert.errors import StoreError
 from hilbert.features import FeatureStore
@@ -33,6 +32,7 @@ from hilbert.reading import LARGEST_JSON, Fault, content_of
 from hilbert.store_files import MANIFEST, fingerprint_of, parse_manifest
 from tune.bars import counted
 from tune.space import is_url
+from tune.terminal import console
 
 PART = 1 << 24
 """Bytes of one request."""
@@ -311,7 +311,7 @@ def _check_room(remote: Remote, cache: Path, needed: int) -> None:
 def _copy_files(remote: Remote, partial: Path, *, shown: bool) -> None:
     if shown:
         _say(f"downloading {remote.location} ({_shown(remote.size)}) to {partial.parent}")
-    bar = counted(Console(stderr=True), "MB", round(remote.size / MB)) if shown else nullcontext(_nothing)
+    bar = counted(console(), "MB", round(remote.size / MB)) if shown else nullcontext(_nothing)
     done = _there(partial)
     with bar as report:
         report(round(done / MB))
@@ -352,4 +352,4 @@ def _shown(size: int) -> str:
 
 
 def _say(words: str) -> None:
-    Console(stderr=True).print(words, style="dim", highlight=False, soft_wrap=True)
+    console().print(words, style="dim", highlight=False, soft_wrap=True)

@@ -22,7 +22,7 @@ from hilbert.tasks import Labels
 from tune.job import open_store
 from tune.plan import Plan
 from tune.predictions import hashed
-from tune.provenance import without_passwords
+from tune.redaction import without_passwords
 
 FOLDER = "study"
 

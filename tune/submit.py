@@ -20,8 +20,10 @@ from hilbert.errors import InputError
 from tune.cluster import ClusterError, ClusterFile, UnreachableError, in_shell, ray_up, read_cluster_file, tunnel
 from tune.jobs import Attach, Job, JobServer, Start, UnknownJobError, decide
 from tune.options import DONE, FAILED, INTERRUPTED
+from tune.redaction import printable
 from tune.space import Study, is_url
 from tune.study_file import load_study
+from tune.terminal import tell
 
 ASK_EVERY = 2.0
 """Seconds between two looks at something that is waited for."""
@@ -165,7 +167,7 @@ def stop(asked: Request) -> int:
 
 def say(text: str) -> None:
     """Progress and advice, beside the sweep's own output."""
-    print(text, file=sys.stderr, flush=True)
+    tell(text)
 
 
 @contextmanager
@@ -287,5 +289,5 @@ def exit_code(job: Job) -> int:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text))
     sys.stdout.flush()

@@ -29,6 +29,7 @@ from tune.search import Proposal, Search
 from tune.selection import POOLED_AUC, fold_score, pooled_objective, summarise
 from tune.space import Study
 from tune.study_files import describe_data, study_note, write_study_files
+from tune.terminal import console as screen
 from tune.tracking import connect, tracking_uri
 from tune.ui import announce, way_in
 from tune.workers import new_board
@@ -252,7 +253,7 @@ def run_sweep(
     def prepare(archive: Archive) -> None:
         archive.keep_versions(versions())
 
-    return _with_archive(study, uri, hash_ids, console or Console(stderr=True), Sweep.run, prepare)
+    return _with_archive(study, uri, hash_ids, console or screen(), Sweep.run, prepare)
 
 
 def extended(study: Study, more: int) -> Study:
@@ -279,7 +280,7 @@ def sync_study(
         sweep.replay()
         return True
 
-    return _with_archive(study, uri, hash_ids, console or Console(stderr=True), replay)
+    return _with_archive(study, uri, hash_ids, console or screen(), replay)
 
 
 def _with_archive(

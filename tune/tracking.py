@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hilbert.errors import InputError
+from tune.address import check_credentials, told_after, try_database
+from tune.database import SQLITE, database, first_touch, half_made, unusable, whole_address
 from tune.estimates import bounded
+from tune.redaction import printable, remember, without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
-SQLITE = "sqlite:///"
 DEFAULT_URI = SQLITE + "mlflow.db"
 TRIAL, FOLD = "trial", "fold"
 NOTE = "mlflow.note.content"  # what MLflow's pages show on top, Markdown
@@ -29,36 +31,69 @@ STUDY_FOLDER = "study"  # in an experiment's artifacts: the files of the study a
 def tracking_uri(given: str | None = None, study: str | None = None) -> str:
     """Where to record: the command line, then MLFLOW_TRACKING_URI, then the study file, then mlflow.db here.
 
-    A sqlite path is made absolute, for processes with another working folder.
+    A sqlite path is made absolute, for processes with another working folder. What is secret in it is not shown again.
+
+    Raises:
+        InputError: no such address can be used.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or study or DEFAULT_URI
-    if uri.startswith(SQLITE):
-        return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute())
-    return uri
+    remember(uri)
+    check_credentials(uri)
+    return whole_address(uri)
+
+
+def elsewhere(uri: str) -> list[str]:
+    """The option that names a tracking address in a command to be given again; none where it is found without."""
+    return [] if uri == tracking_uri() else ["--tracking-uri", without_passwords(uri)]
 
 
 def connect(uri: str) -> "MlflowClient":
-    """A client of the tracking server or store at `uri`. Imports MLflow, which takes seconds."""
+    """A client of the tracking server or store at `uri`. Imports MLflow, which takes seconds.
+
+    Raises:
+        InputError: it doesn't answer, or can't be used.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # a run that is asked for twice is made twice
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for every file
-    from mlflow import MlflowClient
+    path = database(uri)
+    if path is not None and (fault := unusable(path)):
+        raise InputError(f"{path} {fault}; --tracking-uri names MLflow's database or server")
     from mlflow.exceptions import MlflowException
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        if uri.startswith(SQLITE):
-            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
+        with told_after(f"waiting for MLflow at {uri} ...") if path is None else first_touch(path):
+            return _client(uri)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the drivers of databases raise
         status = error.get_http_status_code() if isinstance(error, MlflowException) else None
         if status == 401:
             raise InputError(_not_logged_in(uri)) from None
-        raise InputError(f"MLflow at {uri} can't be used: {first_line(error)}; see --tracking-uri") from None
+        if path is not None and half_made(path):
+            raise InputError(_half_made(path)) from None
+        shown = without_passwords(uri)
+        raise InputError(f"MLflow at {shown} can't be used: {first_line(error)}; see --tracking-uri") from None
+
+
+def _client(uri: str) -> "MlflowClient":
+    """A client, after a first request."""
+    from mlflow import MlflowClient
+
+    try_database(uri)
+    client = MlflowClient(tracking_uri=uri)
+    client.search_experiments(max_results=1)
     return client
+
+
+def _half_made(path: Path) -> str:
+    return (
+        f"{path}: MLflow's tables were set up only in part, as when a first start is interrupted, or two set them up at"
+        " once. No run is recorded there: remove the file, and give the same command again"
+    )
 
 
 def _not_logged_in(uri: str) -> str:
@@ -71,14 +106,14 @@ def _not_logged_in(uri: str) -> str:
     else:
         wrong = "asks for a user and a password"
     return (
-        f"MLflow at {uri} {wrong}; they are read from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or from"
-        " ~/.mlflow/credentials"
+        f"MLflow at {without_passwords(uri)} {wrong}; they are read from MLFLOW_TRACKING_USERNAME and"
+        " MLFLOW_TRACKING_PASSWORD, or from ~/.mlflow/credentials"
     )
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """What an error says, in one line, without passwords and control characters."""
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
 
 
 def search_runs(client: "MlflowClient", experiment: str, condition: str) -> list[Any]:

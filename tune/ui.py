@@ -27,11 +27,14 @@ from urllib.parse import quote, urlsplit
 
 from hilbert.errors import HilbertError, InputError
 from hilbert.files import write_text
+from tune.database import database as database_of
 from tune.formats import log_name
 from tune.guard import end_guarded, start_guarded
 from tune.leaderboard import CHARTS, Client, is_server, leaderboard_url, save_views
+from tune.redaction import printable
 from tune.space import Study
-from tune.tracking import SQLITE, connect, read_study, tracking_uri
+from tune.terminal import tell
+from tune.tracking import connect, elsewhere, read_study, tracking_uri
 
 HOST, PORT = "127.0.0.1", 5000
 """Where `mlflow server` listens by default: on this computer alone."""
@@ -55,8 +58,7 @@ def announce(client: Client, experiment_id: str, study: Study) -> str:
     uri = client.tracking_uri
     if is_server(uri):
         return leaderboard_url(uri, experiment_id, study.objective, view)
-    elsewhere = [] if uri == tracking_uri() else ["--tracking-uri", uri]
-    return shlex.join(["hilbert", "ui", study.study, *elsewhere])
+    return shlex.join(["hilbert", "ui", study.study, *elsewhere(uri)])
 
 
 def way_in(uri: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -85,7 +87,7 @@ def ui(study: str, *, uri: str | None = None, port: int | None = None, browser: 
         HilbertError: the server does not start, or ends by itself.
     """
     place = tracking_uri(uri)
-    if (database := _database(place)) is not None and not database.exists():
+    if (database := database_of(place)) is not None and not database.exists():
         raise InputError(f"no study {study!r}: there is no {database}; another place is named by --tracking-uri")
     client = connect(place)
     page = _write_views(client, study)
@@ -101,7 +103,7 @@ def ui(study: str, *, uri: str | None = None, port: int | None = None, browser: 
     try:
         with _server(place, port) as (address, process, log):
             page.show(address, browser=browser)
-            _tell("Ctrl-C ends the server")
+            tell("Ctrl-C ends the server")
             process.wait()
             raise HilbertError(f"the MLflow server ended by itself; its last words:\n{_last_words(log)}")
     except KeyboardInterrupt:
@@ -122,14 +124,14 @@ class _Page:
 
     def show(self, server: str, *, browser: bool) -> None:
         link = leaderboard_url(server, self.experiment, self.objective, self.leaderboard)
-        print(link, flush=True)
+        print(printable(link), flush=True)
         if self.charts:
-            _tell(f"charts: {leaderboard_url(server, self.experiment, self.objective, CHARTS)}")
+            tell(f"charts: {leaderboard_url(server, self.experiment, self.objective, CHARTS)}")
         if browser and _has_display():
             webbrowser.open(link)
         elif "SSH_CONNECTION" in os.environ and server.startswith(f"http://{HOST}:"):
             port = server.rsplit(":", 1)[1]
-            _tell(f"from your computer: ssh -L {port}:{HOST}:{port} {socket.gethostname()}, then the same link there")
+            tell(f"from your computer: ssh -L {port}:{HOST}:{port} {socket.gethostname()}, then the same link there")
 
 
 def _write_views(client: Client, study: str) -> _Page:
@@ -154,20 +156,11 @@ def _has_display() -> bool:
     return shown or sys.platform in {"darwin", "win32"}
 
 
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
 # ---- a server that runs already --------------------------------------------------------------------------------------
-
-
-def _database(uri: str) -> Path | None:
-    """The file of a sqlite store."""
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
 def _state_file(database: Path) -> Path:
@@ -217,11 +210,16 @@ def _get(address: str) -> bytes:
 @contextmanager
 def _server(store: str, port: int | None) -> Iterator[tuple[str, "Popen[bytes]", IO[bytes]]]:
     """Starts a server over a store, until the block ends: its address, its process, and what it prints."""
-    chosen, database = _choose_port(port), _database(store)
+    chosen, database = _choose_port(port), database_of(store)
     address = f"http://{HOST}:{chosen}"
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", **os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": store,  # which may hold a password: others can read command lines
+    }
     with tempfile.TemporaryFile() as log:
-        process = start_guarded(_command(store, database, chosen), environment=environment, output=log)
+        process = start_guarded(_command(database, chosen), environment=environment, output=log)
         try:
             _await(address, process, log)
             if database is not None:
@@ -233,9 +231,9 @@ def _server(store: str, port: int | None) -> Iterator[tuple[str, "Popen[bytes]",
                 _remove_state(database, process.pid)
 
 
-def _command(store: str, database: Path | None, port: int) -> list[str]:
+def _command(database: Path | None, port: int) -> list[str]:
     """The server's command line. Artifacts lie where `tune.recorder` puts them, and the server reads them there."""
-    place = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", store]
+    place = ["--host", HOST, "--port", str(port), "--workers", "1"]
     if database is not None:
         place += ["--no-serve-artifacts", "--default-artifact-root", (database.parent / "mlartifacts").as_uri()]
     return [sys.executable, "-m", "mlflow", "server", *place]
@@ -267,7 +265,7 @@ def _await(address: str, process: "Popen[bytes]", log: IO[bytes]) -> None:
             _get(f"{address}/health")
         except OSError:
             if waited >= told:
-                _tell(f"starting an MLflow server at {address} ... {waited:.0f} s")
+                tell(f"starting an MLflow server at {address} ... {waited:.0f} s")
                 told += 5
             time.sleep(0.2)
             continue

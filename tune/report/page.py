@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ig
 from hilbert import __version__
 from tune.comparison import ALL_TASKS
 from tune.importance import NoImportance, importances
-from tune.provenance import without_passwords
+from tune.redaction import without_passwords
 from tune.report import data, figures, tables, verdict, words
 from tune.report.calibrated import Calibrated, all_calibrated
 from tune.report.material import Material
