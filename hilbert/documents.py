@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilbert.errors import InputError
+from hilbert.plausible import LARGEST, implausible
 
 __all__ = ["Documents", "Segments"]
 
@@ -165,9 +166,10 @@ def _matrix(value: Any, what: str) -> Matrix | None:
         raise InputError(f"{what}: must be numbers [segments, features], not {array.dtype} {list(array.shape)}")
     with np.errstate(over="ignore"):
         matrix = array.astype(np.float32)
-    if not np.isfinite(matrix).all():
-        row, column = np.argwhere(~np.isfinite(matrix))[0]
+    if found := implausible(matrix):
+        row, column = found
         raise InputError(
-            f"{what}: segment {row}, feature {column} is {array[row, column]}; all must be finite float32 numbers"
+            f"{what}: segment {row}, feature {column} is {array[row, column]}; all must be finite float32 numbers below"
+            f" {LARGEST:g} in magnitude"
         )
     return matrix

@@ -46,6 +46,10 @@ class StoreError(InputError):
     """A feature store is missing, damaged, foreign, or does not fit what is asked of it."""
 
 
+class LabelsChangedError(StoreError):
+    """The documents.csv of a feature store isn't the one that was written: somebody has edited it in place."""
+
+
 class StudyError(InputError):
     """A study file, or an override of one of its keys, is wrong."""
 

@@ -25,10 +25,10 @@ import numpy.typing as npt
 
 from hilbert.cohort import Cohort, raise_faults
 from hilbert.encoders import Encoder, Modality, load_encoder
-from hilbert.errors import InputError, StoreError
-from hilbert.features import FeatureStore
+from hilbert.errors import InputError, LabelsChangedError, StoreError
+from hilbert.features import FeatureStore, open_for_labels
 from hilbert.shards import Encoded, Features, Item, Shard, Stretch, Work, encode_shard, plan, save, saved
-from hilbert.store_files import MANIFEST, Dtype, check_target
+from hilbert.store_files import DOCUMENTS, MANIFEST, Dtype, check_target
 
 __all__ = ["Encode", "Progress", "assemble", "encode_here", "encode_shard", "extract", "plan"]
 
@@ -162,7 +162,8 @@ def _finished(cohort: Cohort, folder: Path, work: Work, on_error: str, overwrite
     if not (folder / MANIFEST).is_file():
         return None
     try:
-        store = FeatureStore.open(folder)
+        store, edited = _there(folder, cohort)
+        store.verify()
     except StoreError as error:
         if overwrite:
             return None
@@ -171,7 +172,7 @@ def _finished(cohort: Cohort, folder: Path, work: Work, on_error: str, overwrite
     skipped = sum(there.get("skipped", {}).values())
     same = there.get("key") == work.key(cohort.document_ids)
     if same and (not skipped or on_error == "skip"):
-        return _with_labels(store, cohort)
+        return _with_labels(store, cohort, edited=edited)
     if overwrite:
         return None
     why = f"it lacks {skipped} segments that were skipped" if same else _difference(store, work)
@@ -203,10 +204,25 @@ def _difference(store: FeatureStore, work: Work) -> str:
     return "the cohort's documents, segments or audio have changed, or the dtype"
 
 
-def _with_labels(store: FeatureStore, cohort: Cohort) -> FeatureStore:
+def _there(folder: Path, cohort: Cohort) -> tuple[FeatureStore, bool]:
+    """The store that is there, and whether its documents.csv was edited in place: then with the cohort's documents."""
+    try:
+        return FeatureStore.open(folder), False
+    except LabelsChangedError:
+        with contextlib.suppress(StoreError):
+            return open_for_labels(folder, cohort.documents), True
+        raise
+
+
+def _with_labels(store: FeatureStore, cohort: Cohort, *, edited: bool) -> FeatureStore:
     """The same features with the cohort's labels: only documents.csv and the manifest are new."""
     wanted = _cohort_entry(cohort)
-    if store.manifest["cohort"] == wanted:
+    if edited:
+        log.warning(
+            "%s: had been edited in place, and is written again with the labels of %s",
+            *(store.folder / DOCUMENTS, cohort.folder / DOCUMENTS),
+        )
+    elif store.manifest["cohort"] == wanted:
         return store
     return store.with_documents(cohort.documents, cohort=wanted)
 

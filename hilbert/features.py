@@ -13,7 +13,7 @@ N = documents, D = features, total = segments of all documents. A modality that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,9 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hilbert import verified
 from hilbert.errors import StoreError
-from hilbert.files import digest
+from hilbert.plausible import check_plausible
 from hilbert.reading import content_of, explained, read_array
+from hilbert.store_checks import (
+    check_files,
+    check_labels,
+    compare,
+    entries,
+    known,
+    stamps_of,
+    unknown_files,
+    verify_features,
+)
 from hilbert.store_files import (
     DOCUMENTS,
     MANIFEST,
@@ -94,6 +105,7 @@ class FeatureStore:
         documents: [N rows] document_id, group_id if there is one, label columns; strings, None where missing.
         audio: audio features, or None where the store has none.
         text: text features, or None where the store has none.
+        stamps: what each file of features was known by when it was opened, see `hilbert.verified`.
     """
 
     folder: Path
@@ -101,6 +113,7 @@ class FeatureStore:
     documents: pd.DataFrame
     audio: Ragged | None
     text: Ragged | None
+    stamps: Mapping[str, verified.Stamp] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -110,7 +123,7 @@ class FeatureStore:
         return f"FeatureStore({str(self.folder)!r}: {sizes})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self.folder), self.fingerprint)
+        return _reopen, (str(self.folder), self.fingerprint, self.known)
 
     @property
     def document_ids(self) -> list[str]:
@@ -154,23 +167,67 @@ class FeatureStore:
 
         Args:
             folder: the store's folder.
-            verify: "size" compares the files' sizes, shapes and types with the manifest, in no time; "sha256" reads
-                everything, compares every byte and looks for values that are not finite.
+            verify: "size" compares the files' sizes, shapes and types with the manifest, and of documents.csv every
+                byte, in no time; features are compared before they are used, see `verify`. "sha256" reads everything
+                at once.
 
         Raises:
+            LabelsChangedError: documents.csv isn't what was written.
             StoreError: the store is missing, damaged, foreign or of another version; the message names the file.
         """
         folder = Path(folder).absolute()
         manifest = _read_manifest(folder)
-        _check_files(folder, manifest, verify)
-        documents = _read_documents(folder / DOCUMENTS)
+        if verify not in ("size", "sha256"):
+            raise ValueError(f"verify is 'size' or 'sha256', not {verify!r}")
+        check_files(folder, manifest)
+        check_labels(folder, manifest)
+        stamps = stamps_of(folder, manifest)
+        if verify == "sha256":
+            for name in stamps:
+                compare(folder, manifest, name)
+        store = cls._assembled(folder, manifest, _read_documents(folder / DOCUMENTS), stamps)
+        if verify == "sha256":
+            for name in stamps:
+                store._check_values(name)
+            verified.remember(entries(folder, manifest, stamps))
+        return store
+
+    @classmethod
+    def _assembled(
+        cls, folder: Path, manifest: Mapping[str, Any], documents: pd.DataFrame, stamps: Mapping[str, verified.Stamp]
+    ) -> Self:
         parts = {
             name: _open_modality(folder, name, entry, len(documents)) for name, entry in manifest["modalities"].items()
         }
-        if verify == "sha256":
-            for name, part in parts.items():
-                _check_finite(part, folder / f"{name}.npy")
-        return cls(folder, manifest, documents, parts.get("audio"), parts.get("text"))
+        return cls(folder, manifest, documents, parts.get("audio"), parts.get("text"), stamps)
+
+    @property
+    def known(self) -> verified.Known:
+        """The files that were verified, as other processes can be told of them: see `hilbert.verified.trust`."""
+        return known(self.folder, self.manifest, self.stamps)
+
+    @property
+    def unverified(self) -> list[str]:
+        """Names of the files that `verify` would have to read."""
+        return unknown_files(self.folder, self.manifest, self.stamps)
+
+    def verify(self) -> None:
+        """Compare the features with the manifest by their SHA-256, and look for values that are no features.
+
+        Every file is read once on a computer, see `hilbert.verified`. A sweep, `fit`, a release and a prediction begin
+        with this.
+
+        Raises:
+            StoreError: a file isn't the one that was written, or holds a value that isn't finite or larger than any
+                feature; the message names the file, and for a value document and segment.
+        """
+        verify_features(self.folder, self.manifest, self.stamps, self._check_values)
+
+    def _check_values(self, name: str) -> None:
+        part: Ragged | None = getattr(self, modality := name.removesuffix(".npy"), None)
+        if part is not None:
+            where = f"{self.folder / name}: "
+            check_plausible(modality, part, names=self.document_ids, where=where, error=StoreError)
 
     @classmethod
     def write(
@@ -228,8 +285,9 @@ class FeatureStore:
         """Write some documents, by their row numbers, as a store of their own: to keep people apart for later, say.
 
         Raises:
-            StoreError: as `write`.
+            StoreError: as `write` and `verify`.
         """
+        self.verify()
         parts: dict[str, Any] = {}
         for name in self.manifest["modalities"]:
             whole: Ragged = getattr(self, name)
@@ -243,29 +301,46 @@ class FeatureStore:
         return self.write(folder, documents=table, dtype=dtype, extraction=extraction, overwrite=overwrite, **parts)
 
     def with_documents(self, documents: pd.DataFrame, *, cohort: Mapping[str, Any] | None = None) -> Self:
-        """Replace the labels, and nothing else, of this store on disk; the features are not even read.
+        """Replace the labels, and nothing else, of this store on disk; features that were verified aren't read again.
 
         Args:
             documents: the same documents in the same order, with other columns.
             cohort: the manifest's entry on the cohort; as before by default.
 
         Raises:
-            StoreError: the documents are others.
+            StoreError: the documents are others, or the features have changed since they were written.
         """
         documents = clean_documents(documents)
         if documents["document_id"].tolist() != self.document_ids:
             raise StoreError(f"{self.folder}: new labels must be for the same documents, in the same order")
+        self.verify()
+        features = {name: entry for name, entry in self.manifest["files"].items() if name != DOCUMENTS}
         with staging(self.folder) as new:
-            for name in self.manifest["files"]:
-                if name != DOCUMENTS:
-                    link(self.folder / name, new / name)
+            for name in features:
+                link(self.folder / name, new / name)
             (new / DOCUMENTS).write_text(table_text(documents), encoding="utf-8", newline="")
-            entry, extraction = cohort or self.manifest["cohort"], self.manifest["extraction"]
-            commit(new, self.folder, self.manifest["modalities"], cohort=entry, extraction=extraction, overwrite=True)
+            about = {"cohort": cohort or self.manifest["cohort"], "extraction": self.manifest["extraction"]}
+            commit(new, self.folder, self.manifest["modalities"], compared=features, overwrite=True, **about)
         return type(self).open(self.folder)
 
 
-def _reopen(folder: str, fingerprint: str) -> FeatureStore:
+def open_for_labels(folder: Path, documents: pd.DataFrame) -> FeatureStore:
+    """Opens a store whose documents.csv was edited in place, so that `with_documents` can write it again.
+
+    Args:
+        folder: the store's folder.
+        documents: the store's documents in its order, as whoever extracted them knows them.
+
+    Raises:
+        StoreError: as `FeatureStore.open`, but for documents.csv, which isn't looked at.
+    """
+    manifest = _read_manifest(folder)
+    check_files(folder, manifest)
+    return FeatureStore._assembled(folder, manifest, documents, stamps_of(folder, manifest))
+
+
+def _reopen(folder: str, fingerprint: str, known: verified.Known) -> FeatureStore:
+    verified.trust(known)
     store = FeatureStore.open(folder)
     if store.fingerprint != fingerprint:
         raise StoreError(f"{folder}: the store has changed since this work began; start again with the new one")
@@ -284,21 +359,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     with explained(path, StoreError, "extract the features again"):
         content = content_of(path)
     return parse_manifest(content, path)
-
-
-def _check_files(folder: Path, manifest: Mapping[str, Any], verify: str) -> None:
-    if verify not in ("size", "sha256"):
-        raise ValueError(f"verify is 'size' or 'sha256', not {verify!r}")
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise StoreError(f"{path}: missing; extract the features again")
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            state = "truncated" if size < entry["bytes"] else "not the file that was written"
-            raise StoreError(f"{path}: {state}, {size} bytes instead of {entry['bytes']}; extract the features again")
-        if verify == "sha256" and digest(path) != entry["sha256"]:
-            raise StoreError(f"{path}: its contents have changed since it was written; extract the features again")
 
 
 def _read_documents(path: Path) -> pd.DataFrame:
@@ -336,9 +396,3 @@ def _open_modality(folder: Path, name: str, entry: Mapping[str, Any], documents:
     if segments.dtype != np.int64 or segments.shape != (len(values),):
         raise StoreError(f"{segments_file}: {segments.dtype} {list(segments.shape)} instead of int64 [{len(values)}]")
     return Ragged(values, offsets, segments)
-
-
-def _check_finite(part: Ragged, path: Path) -> None:
-    for document in range(len(part)):
-        if not np.isfinite(part[document]).all():
-            raise StoreError(f"{path}: values that are not finite in document number {document + 1} of {DOCUMENTS}")

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from hilbert.batches import Features, IntArray, make_batch
 from hilbert.config import TaskConfig
+from hilbert.features import FeatureStore
 from hilbert.model import Hilbert, HilbertOutput
+from hilbert.plausible import check_plausible
 
 EMBEDDINGS = ("audio", "text", "joint")
 ATTENTION = ("audio", "text", "joint_audio", "joint_text")
@@ -53,6 +55,26 @@ def to_scores(logits: Tensor, task: TaskConfig) -> Array:
     if task.kind == "regression":
         return (values * task.deviation + task.mean).numpy()
     return torch.softmax(values, dim=1).numpy()
+
+
+def check_features(features: Features) -> None:
+    """Refuses features that are not what they were, or that nothing can be said of.
+
+    A feature store on disk is compared with its manifest and looked through once, see `FeatureStore.verify`; features
+    in memory are looked through every time.
+
+    Raises:
+        StoreError: a store's file has changed since it was written.
+        InputError: a value isn't finite, or larger than any feature; the message names document and segment.
+    """
+    if isinstance(features, FeatureStore):
+        features.verify()
+        return
+    table = getattr(features, "documents", None)
+    names = None if table is None else [str(name) for name in table["document_id"]]
+    for modality, part in (("audio", features.audio), ("text", features.text)):
+        if part is not None:
+            check_plausible(modality, part, names=names)
 
 
 def predict(

@@ -27,7 +27,7 @@ from hilbert.errors import InputError
 from hilbert.files import digest, write_text
 from hilbert.model import Hilbert
 from hilbert.predicted import MODALITIES, Array, Predicted, SegmentsOf
-from hilbert.prediction import ATTENTION, EMBEDDINGS, Outputs, predict
+from hilbert.prediction import ATTENTION, EMBEDDINGS, Outputs, check_features, predict
 from hilbert.store_files import Dtype
 
 FORMAT, VERSION = "hilbert-release", 1
@@ -87,8 +87,10 @@ class Release:
             progress: called with (documents done, documents in all).
 
         Raises:
-            InputError: features of another dimension.
+            InputError: features of another dimension, that have changed since they were stored, or that hold a value
+                that isn't finite or larger than any feature; a prediction that isn't a number.
         """
+        check_features(features)
         for name, dim in self.dims.items():
             found = modality(features, name).values.shape[1]
             if found != dim:

@@ -7,6 +7,7 @@ manifest and swaps the folder in, so that a crash leaves the old store or the ne
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -23,6 +24,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from hilbert import __version__
 from hilbert.errors import StoreError, shown
 from hilbert.files import digest
+from hilbert.plausible import LARGEST, is_plausible
 from hilbert.reading import (
     LARGEST_JSON,
     Content,
@@ -43,6 +45,8 @@ PRIVATE_COLUMNS = frozenset({"audio", "text", "transcript", "transcripts", "path
 
 Array = npt.NDArray[Any]
 Dtype = Literal["float32", "float16"]
+
+log = logging.getLogger(__name__)
 
 
 def files_of(modality: str) -> tuple[str, str, str]:
@@ -122,6 +126,9 @@ def _as_stored(array: Array, dtype: Dtype, what: str) -> Array:
     if not np.isfinite(stored).all():
         largest = float(np.abs(array).max())
         raise StoreError(f"{what}: {largest:g} does not fit into {dtype}; store these features as float32")
+    if not is_plausible(stored):
+        largest = float(np.abs(stored).max())
+        raise StoreError(f"{what}: holds {largest:g}; features must be below {LARGEST:g} in magnitude, mend them first")
     return stored
 
 
@@ -192,10 +199,14 @@ def commit(
     cohort: Mapping[str, Any] | None,
     extraction: Mapping[str, Any] | None,
     overwrite: bool,
+    compared: Mapping[str, Any] | None = None,
 ) -> None:
-    """Complete the store in `new` with its manifest and put it at `folder`, unless other contents lie there."""
+    """Complete the store in `new` with its manifest and put it at `folder`, unless other contents lie there.
+
+    Of the files in `compared` the manifest's entries are known, so that they aren't read.
+    """
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": digest(path)}
+        path.name: (compared or {}).get(path.name) or {"bytes": path.stat().st_size, "sha256": digest(path)}
         for path in sorted(new.iterdir())
         if path.name != MANIFEST
     }
@@ -211,12 +222,15 @@ def commit(
     text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (new / MANIFEST).write_text(text, encoding="utf-8", newline="")
     if (folder / MANIFEST).is_file() and not overwrite:
-        if _same_contents(folder, manifest):
+        if not _same_contents(folder, manifest):
+            raise StoreError(
+                f"{folder}: a store with other contents lies there; name another folder, or overwrite it on purpose "
+                "(--overwrite, or overwrite=True)"
+            )
+        changed = [name for name, entry in files.items() if not _is(folder / name, entry["sha256"])]
+        if not changed:
             return
-        raise StoreError(
-            f"{folder}: a store with other contents lies there; name another folder, or overwrite it on purpose "
-            "(--overwrite, or overwrite=True)"
-        )
+        log.warning("%s: damaged, or edited in place; the store is written again", folder / changed[0])
     for path in new.iterdir():
         _sync(path)
     _sync(new)
@@ -229,6 +243,13 @@ def _same_contents(folder: Path, manifest: Mapping[str, Any]) -> bool:
         there = parse_json(content_of(folder / MANIFEST))
         return all(there[key] == manifest[key] for key in manifest if key != "created_with")
     except (Fault, TypeError, KeyError):
+        return False
+
+
+def _is(path: Path, sha256: str) -> bool:
+    try:
+        return digest(path) == sha256
+    except OSError:
         return False
 
 

@@ -22,7 +22,7 @@ from hilbert.errors import InputError
 from hilbert.folds import Fold
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
-from hilbert.prediction import predict
+from hilbert.prediction import check_features, predict
 from hilbert.repeatable import repeatable
 from hilbert.tasks import Labels, encode_labels
 from hilbert.trainer import EpochReport, State, Trainer, TrainingError
@@ -108,10 +108,12 @@ def fit(
         checkpoint: keeps the state of the training, so that a fit that was interrupted goes on with the same result.
 
     Raises:
-        InputError: the tasks don't fit the store's documents.
+        InputError: the tasks don't fit the store's documents, its files have changed since it was written, or a feature
+            isn't a finite number of a plausible size; the message names document and segment.
         TrainingError: a loss became infinite or NaN.
     """
     started = time.perf_counter()
+    check_features(store)
     labels = encode_labels(store.documents, config.tasks, source="the feature store's documents.csv")
     device = choose_device(config.train.device)
     with repeatable(device), _seeded(config, fold, device):
@@ -157,6 +159,7 @@ def fit_all(
     Raises:
         InputError, TrainingError: as `fit`.
     """
+    check_features(store)
     labels = encode_labels(store.documents, config.tasks, source="the feature store's documents.csv")
     nobody = np.empty(0, np.int64)
     everyone = Fold(np.arange(len(store.documents)), nobody, nobody, index=stream)

@@ -14,6 +14,7 @@ import pandas as pd
 from cohorts import DOCUMENTS, SEGMENTS, edit, write_cohort, write_wave
 
 from hilbert.features import FeatureStore
+from hilbert.files import digest
 
 
 class Case(NamedTuple):
@@ -148,7 +149,7 @@ def _longer_documents(folder: Path) -> None:
     path = folder / "documents.csv"
     path.write_text(path.read_text() + "d,low\n")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["documents.csv"]["bytes"] = path.stat().st_size
+    manifest["files"]["documents.csv"] = {"bytes": path.stat().st_size, "sha256": digest(path)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -168,7 +169,7 @@ STORES = [
     ),
     Case("file missing", _store(lambda folder: (folder / "text.npy").unlink()), ["text.npy: missing", "again"]),
     Case("features truncated", _cut("audio.npy"), ["audio.npy: truncated", "bytes instead of"]),
-    Case("documents truncated", _cut("documents.csv"), ["documents.csv: truncated"]),
+    Case("documents truncated", _cut("documents.csv"), ["documents.csv: isn't the table", "'hilbert extract' again"]),
     Case("pickled objects", _forged("audio.npy", [[1, "x"]], pickled=True), ["audio.npy", "not a plain NumPy array"]),
     Case(
         "wrong shape", _forged("audio.npy", np.zeros((3, 5), np.float32)), ["audio.npy", "[3, 5] instead of", "[3, 2]"]

@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="hilbert-ray-")  # no test finds what another Ray has left behind
+os.environ["HILBERT_CACHE"] = tempfile.mkdtemp(prefix="hilbert-cache-")  # the user's own is left alone
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(os.environ["RAY_TMPDIR"], ignore_errors=True)
+    for folder in ("RAY_TMPDIR", "HILBERT_CACHE"):
+        shutil.rmtree(os.environ[folder], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,9 @@ PLATFORM = {"ray", "optuna", "mlflow", "tune"}
 HILBERT = [
     {"errors", "numeric", "files", "repeatable"},
     {"reading"},
-    {"tables", "groups", "config", "ragged", "temporary"},
+    {"tables", "groups", "config", "ragged", "temporary", "plausible", "verified"},
     {"tasks", "audio", "store_files", "class_weights", "estimators", "documents"},
+    {"store_checks"},
     {"losses", "metrics", "folds", "features", "cohort", "encoders", "attention", "pooling", "experts", "batches"},
     {"shards", "model", "calibration"},
     {"extraction", "prediction", "objective"},

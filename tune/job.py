@@ -14,10 +14,12 @@ from functools import lru_cache
 import torch
 
 from hilbert.config import FitConfig
+from hilbert.errors import StoreError
 from hilbert.features import FeatureStore
 from hilbert.folds import Fold
 from hilbert.repeatable import prepare_cuda
 from hilbert.training import EpochReport, FoldResult, fit
+from hilbert.verified import Known, trust
 from tune.checkpoints import StateCheckpoint, States
 from tune.gpu_memory import Meter, cuda_meter, is_out_of_memory
 from tune.stores import local_folder
@@ -35,12 +37,19 @@ class StudyData:
         fingerprints: what is in these stores.
         folds: all folds.
         splits: hash of the folds.
+        verified: the stores' files as they were when the plan was made, see `hilbert.verified`.
     """
 
     stores: Mapping[str, str]
     fingerprints: Mapping[str, str]
     folds: Sequence[Fold]
     splits: str
+    verified: Known = field(default_factory=dict)
+
+    def open(self, store: str) -> FeatureStore:
+        """Opens a store by its name, without reading what whoever made the plan has read and is there unchanged."""
+        trust(self.verified)
+        return open_store(self.stores[store], self.fingerprints[store])
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ def _run(job: FoldJob, data: StudyData, states: States | None, called_off: Calla
             raise CalledOff
 
     try:
-        store = open_store(data.stores[job.store], data.fingerprints[job.store])
+        store = data.open(job.store)
         checkpoint = None if states is None else StateCheckpoint(states, job.identity)
         result = fit(job.config, store, data.folds[job.fold], report=report, checkpoint=checkpoint)
         if states is not None:
@@ -210,12 +219,13 @@ def open_store(location: str, fingerprint: str) -> FeatureStore:
     """Opens a feature store once a process; its arrays are memory-mapped, hence in memory once a node.
 
     Raises:
-        StoreError: it can't be had: see `tune.stores.local_folder`.
-        RuntimeError: the store is not the one that the study began with.
+        StoreError: it can't be had (see `tune.stores.local_folder`), isn't what its manifest says, or is not the one
+            that the study began with.
     """
     store = FeatureStore.open(local_folder(location, fingerprint))
     if store.fingerprint != fingerprint:
-        raise RuntimeError(f"{location}: the feature store changed while the study ran")
+        raise StoreError(f"{location}: the feature store changed while the study ran")
+    store.verify()
     return store
 
 

@@ -16,7 +16,7 @@ from tune.racing import fold_order
 from tune.search import Proposal
 from tune.selection import MEAN_AUC, undefined_tasks
 from tune.space import Study
-from tune.stores import full_location, open_location
+from tune.stores import full_location, open_verified
 
 MAY_CHANGE = ("trials", "hours", "fold_jobs", "racing", "resources", "storage", "tracking_uri", "features")
 """Keys of the study file that may change while a study goes on; the features' contents may not."""
@@ -101,6 +101,7 @@ def make_plan(study: Study) -> Plan:
         fingerprints={name: store.fingerprint for name, store in stores.items()},
         folds=folds,
         splits=splits_hash(folds, first.document_ids),
+        verified={path: one for store in stores.values() for path, one in store.known.items()},
     )
     return Plan(study, data, labels, first.document_ids, first.groups)
 
@@ -135,7 +136,7 @@ def _check_distinct(stores: Mapping[str, FeatureStore]) -> None:
 
 
 def _open(location: str) -> FeatureStore:
-    store = open_location(location)
+    store = open_verified(location)
     missing = [name for name in ("audio", "text") if getattr(store, name) is None]
     if missing:
         raise StoreError(

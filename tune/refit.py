@@ -21,6 +21,7 @@ from hilbert.config import FitConfig
 from hilbert.folds import Fold
 from hilbert.model import Hilbert
 from hilbert.training import fit, fit_all
+from hilbert.verified import Known, known, trust
 from tune.job import JobRecord, open_store, prepare_worker, record
 
 
@@ -55,7 +56,7 @@ def fit_folds(
     """
     workers = max(1, min(len(folds), os.cpu_count() or 1))
     context = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(workers, context, _begin_worker, (known(),)) as pool:
         jobs = [pool.submit(_fit_fold, material, fold, models) for fold in folds]
         try:
             for done, job in enumerate(as_completed(jobs), start=1):
@@ -72,8 +73,9 @@ def member_folder(models: Path, fold: int) -> Path:
     return models / str(fold)
 
 
-def _begin_worker() -> None:
+def _begin_worker(verified: Known) -> None:
     prepare_worker()
+    trust(verified)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -25,10 +25,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
+from hilbert import verified
 from hilbert.errors import StoreError
 from hilbert.features import FeatureStore
 from hilbert.files import write_text
-from hilbert.reading import LARGEST_JSON, Fault, content_of
+from hilbert.reading import LARGEST_JSON
+from hilbert.store_checks import entries
 from hilbert.store_files import MANIFEST, fingerprint_of, parse_manifest
 from tune.bars import counted
 from tune.space import is_url
@@ -43,6 +45,8 @@ TIMEOUTS = {"connect_timeout": 10.0, "request_timeout": 30.0}
 ATTEMPTS = 6
 """Of every request, with growing pauses: about 20 seconds."""
 MB = 1_000_000
+LARGE = 1_000 * MB
+"""Bytes that take long enough to read that one is told."""
 
 S3_OPTIONS = ("region", "scheme", "endpoint_override")
 """What a URL may say after its `?`; Arrow's names."""
@@ -92,10 +96,7 @@ def full_location(location: str | Path) -> str:
 
 def cache_folder() -> Path:
     """Where this node keeps its copies: HILBERT_CACHE, else below the user's cache."""
-    given = os.environ.get("HILBERT_CACHE")
-    if given:
-        return Path(given).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hilbert" / "stores"
+    return verified.cache_folder() / ("" if os.environ.get("HILBERT_CACHE") else "stores")
 
 
 def local_folder(location: str | Path, fingerprint: str | None = None) -> Path:
@@ -142,6 +143,20 @@ def open_location(location: str | Path) -> FeatureStore:
         StoreError: as `local_folder` and `FeatureStore.open`.
     """
     return FeatureStore.open(local_folder(location))
+
+
+def open_verified(location: str | Path) -> FeatureStore:
+    """Opens a store, and compares every byte with its manifest, once on a computer; tells whoever waits for it.
+
+    Raises:
+        StoreError: as `open_location` and `FeatureStore.verify`.
+    """
+    store = open_location(location)
+    size = sum(store.manifest["files"][name]["bytes"] for name in store.unverified)
+    if size > LARGE:
+        _say(f"reading {location} ({_shown(size)}) once, to compare it with its manifest ...")
+    store.verify()
+    return store
 
 
 def look_at(location: str) -> Remote:
@@ -232,14 +247,13 @@ def _copy(location: str, fingerprint: str) -> Path:
 
 
 def _is_whole(folder: Path, fingerprint: str) -> bool:
-    """Whether the copy is there, with all its files; what is in them was compared when it was made."""
+    """Whether the copy is there, and is what was compared when it was made."""
     try:
-        manifest = parse_manifest(content_of(folder / MANIFEST), folder / MANIFEST)
-        sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
-    except (OSError, Fault, StoreError):
+        store = FeatureStore.open(folder)
+        store.verify()
+    except StoreError:
         return False
-    expected = {name: entry["bytes"] for name, entry in manifest["files"].items()}
-    return sizes == expected and fingerprint_of(manifest) == fingerprint
+    return store.fingerprint == fingerprint
 
 
 @contextmanager
@@ -268,7 +282,7 @@ def _download(remote: Remote, folder: Path, *, shown: bool) -> None:
     (partial / MANIFEST).write_text(remote.text, encoding="utf-8", newline="")
     _copy_files(remote, partial, shown=shown)
     try:
-        FeatureStore.open(partial, verify="sha256")
+        store = FeatureStore.open(partial, verify="sha256")
     except StoreError as error:
         shutil.rmtree(partial)
         if there:  # what an earlier process has left may have been damaged
@@ -279,6 +293,7 @@ def _download(remote: Remote, folder: Path, *, shown: bool) -> None:
     if folder.exists():
         shutil.rmtree(folder)  # damaged; whoever has it open keeps what they have
     partial.replace(folder)
+    verified.remember(entries(folder, store.manifest, store.stamps))
 
 
 def _there(partial: Path) -> int:

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hilbert.config import FitConfig
 from tune.checkpoints import FileStates, States
 from tune.gpu_memory import Meter
-from tune.job import FoldJob, JobRecord, StudyData, open_store, prepare_worker, run_job
+from tune.job import FoldJob, JobRecord, StudyData, prepare_worker, run_job
 
 ASK_EVERY = 2.0
 """Seconds between a job's questions whether it has been called off."""
@@ -176,7 +176,7 @@ class FoldWorker(ray.tune.Trainable):  # type: ignore[misc]
 
     def _run(self, job: FoldJob) -> JobRecord:
         with suppress(Exception):  # the time limit isn't for downloads; what is wrong is told by the job
-            open_store(self.data.stores[job.store], self.data.fingerprints[job.store])
+            self.data.open(job.store)
 
         def called_off() -> bool:
             return self._called_off(job.trial)
