@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hilbert.errors import shown
+
 TaskKind = Literal["binary", "multiclass", "regression"]
 
 Count = Annotated[int, Field(ge=0)]
@@ -220,7 +222,8 @@ class FitConfig(Section):
     def _weights_of_known_tasks(self) -> Self:
         unknown = sorted(set(self.loss.tasks) - set(self.tasks))
         if unknown:
-            raise ValueError(f"loss.tasks names {unknown[0]!r}, which is not among the tasks ({', '.join(self.tasks)})")
+            known = shown(", ".join(self.tasks)).strip("'")
+            raise ValueError(f"loss.tasks names {shown(unknown[0])}, which is not among the tasks ({known})")
         if not any(self.loss.tasks.get(task, 1.0) for task in self.tasks):
             raise ValueError("tasks must name at least one task whose weight in loss.tasks is not 0")
         return self

@@ -32,7 +32,7 @@ TUNE = [
         *("options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"),
         "database",
     },
-    {"stores", "checkpoints", "address"},
+    {"stores", "checkpoints", "study_yaml", "address"},
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
     {"predictions", "plots", "selection", "ledger", "archive", "jobs", "lost", "workers"},
     {"searcher"},

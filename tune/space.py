@@ -25,13 +25,15 @@ FEATURES = "features"
 OBJECTIVES = ("mean_auc", "pooled_auc")
 MOST_FOLDS, MOST_TRIALS, MOST_MINUTES, MOST_GPUS = 100_000, 1_000_000, 10_000_000, 1024
 """Bounds of a study file's numbers, far above anything that one would run."""
+LONGEST_NAME = 200
+"""Characters of a task's or a store's name: MLflow's own limit is 250 for what is called after it."""
 RESERVED = frozenset({"cv", "fold", "cost", "epoch", *OBJECTIVES})
 
 
 class Choices(Section):
     """A parameter that takes one of some values."""
 
-    choices: Annotated[list[Value], Field(min_length=1)]
+    choices: Annotated[list[Value], Field(min_length=1, max_length=500)]
     """The values, in any order."""
 
     @field_validator("choices")
@@ -173,12 +175,22 @@ class Study(Section):
     @classmethod
     def _names_fit_metrics(cls, tasks: dict[str, Any]) -> dict[str, Any]:
         for name in tasks:
-            if name in RESERVED or not re.fullmatch(r"[\w.-][\w. -]*", name):
+            if name in RESERVED or len(name) > LONGEST_NAME or not re.fullmatch(r"[\w.-][\w. -]*", name):
                 raise ValueError(
-                    f"tasks: {name!r} can't name a task, since metrics are called after it: use letters, digits, "
-                    f"'_', '-', '.', spaces, and none of {', '.join(sorted(RESERVED))}"
+                    f"tasks: {shown(name)} can't name a task, since metrics are called after it: use letters, digits, "
+                    f"'_', '-', '.', spaces, at most {LONGEST_NAME} of them, none of {', '.join(sorted(RESERVED))}"
                 )
         return tasks
+
+    @field_validator("features")
+    @classmethod
+    def _names_fit_parameters(cls, features: str | dict[str, str]) -> str | dict[str, str]:
+        for name in features if isinstance(features, dict) else ():
+            if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
+                raise ValueError(
+                    f"features: {shown(name)} can't name a store: write a word, {LONGEST_NAME} characters at most"
+                )
+        return features
 
     @property
     def stores(self) -> dict[str, str]:

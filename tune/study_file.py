@@ -7,33 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from hilbert.config import FitConfig
-from hilbert.errors import StudyError, shown
-from tune.space import OBJECTIVES, SECTIONS, Choices, Parameter, Range, Study, Value
+from hilbert.errors import LONGEST_VALUE, StudyError, shown
+from tune.space import FEATURES, OBJECTIVES, SECTIONS, Choices, Parameter, Range, Study, Value
+from tune.study_yaml import YamlFault, parse_yaml, read_yaml
 
 MOST_COMBINATIONS = 4096
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number (YAML 1.1 asks for 1.0e-3) and a key may not stand twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Builds a mapping, refusing repeated keys."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+BRANCHES = r"(Choices|Range|str)$|dict\["
+"""What pydantic adds to a place where a value may be of several kinds."""
+MOST_FAULTS = 10
+"""Faults that a message names."""
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -58,8 +44,9 @@ def parse_study(content: Mapping[str, Any], *, source: str) -> Study:
     Raises:
         StudyError: with the key, and what would be right.
     """
+    content = _without_empty_sections(content)
     try:
-        study = Study.model_validate(dict(content))
+        study = Study.model_validate(content)
         FitConfig.model_validate({"tasks": study.tasks, "loss": study.loss.model_dump()})
     except ValidationError as error:
         raise StudyError(f"{source}: " + "; ".join(_explain(error, content))) from None
@@ -68,44 +55,51 @@ def parse_study(content: Mapping[str, Any], *, source: str) -> Study:
     return study
 
 
+def _without_empty_sections(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A key without a value is the same as none: `train:` with nothing below it."""
+    found = {key: value for key, value in content.items() if value is not None or key not in Study.model_fields}
+    loss = found.get("loss")
+    if isinstance(loss, dict) and loss.get("tasks", ()) is None:
+        found["loss"] = {key: value for key, value in loss.items() if key != "tasks"}
+    return found
+
+
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise StudyError(f"{path}: no such study file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: can't be read as a text file ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise StudyError(f"{path}{where}: not valid YAML: {problem}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise StudyError(f"{path}: a study file is a mapping of keys to values, such as 'study: parents'")
-    return {str(key): value for key, value in content.items()}
+    return content
 
 
 def _override(content: dict[str, Any], override: str) -> None:
     """Applies `train.epochs=5` in place."""
     name, equals, text = override.partition("=")
-    if not equals or not name.strip():
-        raise StudyError(f"--set {override}: must be key=value, such as train.epochs=5")
+    path = _path(name.strip())
+    if not equals or not all(path):
+        raise StudyError(f"--set {shown(override)}: must be key=value, such as train.epochs=5")
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise StudyError(f"--set {override}: the value is not valid YAML") from None
-    first, _, rest = name.strip().partition(".")
-    if rest:
-        inner = content.setdefault(first, {})
-        if not isinstance(inner, dict):
-            raise StudyError(f"--set {override}: {first} has no keys of its own; write {first}=VALUE")
-        target, key = inner, rest
-        if first != "search" and "." in rest:
-            outer, _, key = rest.partition(".")
-            target = inner.setdefault(outer, {})
-    else:
-        target, key = content, first
-    target[key] = value
+        value = parse_yaml(text)
+    except YamlFault as error:
+        raise StudyError(f"--set {shown(override)}: {error}") from None
+    for depth, key in enumerate(path[:-1], start=1):
+        inner = content.get(key)
+        if not isinstance(inner, dict | None):
+            above = ".".join(path[:depth])
+            raise StudyError(f"--set {shown(override)}: {above} has no keys of its own; write {above}=VALUE")
+        content[key] = dict(inner or {})  # its own: an alias may stand for the same mapping elsewhere
+        content = content[key]
+    content[path[-1]] = value
+
+
+def _path(name: str) -> list[str]:
+    """The keys that a dotted name goes through; names of parameters, tasks and feature stores may hold dots."""
+    first, *rest = name.split(".", 1)
+    if not rest or first in {"search", FEATURES}:
+        return [first, *rest]
+    if first == "tasks":
+        task, dot, key = rest[0].rpartition(".")
+        return [first, task, key] if dot and key in {"kind", "classes"} else [first, *rest]
+    return [first, *rest[0].split(".", 1 if first == "loss" else -1)]
 
 
 def _nearest(unknown: str, known: Iterable[str]) -> str:
@@ -128,29 +122,44 @@ def _fields(location: Sequence[str | int]) -> Iterable[str]:
 
 def _explain(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
     """One sentence for each fault: the key, the value, what would be right."""
-    faults: dict[str, list[str]] = {}
+    faults: dict[str, str] = {}
     for fault in error.errors():
-        location = [part for part in fault["loc"] if part not in {"Choices", "Range", "str", "dict[str,str]"}]
+        if fault["loc"][-1:] == ("str",) and isinstance(fault["input"], dict):
+            continue  # what may be a text or a mapping, and is a mapping
+        location = [part for part in fault["loc"] if not re.match(BRANCHES, str(part))]
         key = ".".join(str(part) for part in location)
         if location[:1] == ["search"]:
             key = ".".join(str(part) for part in location[:2])
-            faults.setdefault(key, [_explain_search(key, content)])
-        elif fault["type"] == "extra_forbidden":
-            faults.setdefault(key, []).append(
-                f"unknown key {key!r}; {_nearest(str(location[-1]), _fields(location[:-1]))}"
-            )
-        elif fault["type"] == "missing":
-            faults.setdefault(key, []).append(f"key {key!r} is missing")
-        elif fault["type"] == "value_error":
-            faults.setdefault(key, []).append(str(fault["msg"]).removeprefix("Value error, "))
+            faults.setdefault(key, _explain_search(key, content["search"]))
         else:
-            faults.setdefault(key, []).append(f"{key}: {fault['msg']}, not {shown(fault['input'])}")
-    return [sentences[0] for sentences in faults.values()]
+            faults.setdefault(key, _explain_fault(key, location, fault))
+    told = list(faults.values())
+    return told if len(told) <= MOST_FAULTS else [*told[:MOST_FAULTS], f"and {len(told) - MOST_FAULTS} faults more"]
 
 
-def _explain_search(key: str, content: Mapping[str, Any]) -> str:
+def _explain_fault(key: str, location: Sequence[str | int], fault: ErrorDetails) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {shown(key)}; {_nearest(str(location[-1]), _fields(location[:-1]))}"
+    if fault["type"] == "missing":
+        return f"key {key!r} is missing"
+    if fault["type"] == "value_error":
+        return message
+    quotes = ""
+    if fault["type"] == "string_type" and isinstance(fault["input"], bool | int | float):
+        quotes = "; YAML reads no, yes, on, off and numbers as such: put quotes around a word"
+    return f"{_cut(key)}: {message}, not {shown(fault['input'])}{quotes}"
+
+
+def _cut(key: str) -> str:
+    return key if len(key) <= LONGEST_VALUE else shown(key)
+
+
+def _explain_search(key: str, search: object) -> str:
     """Why a searched parameter is wrong: tried against the form it seems to have."""
-    value = content["search"].get(key.removeprefix("search.")) if isinstance(content["search"], dict) else None
+    if not isinstance(search, dict):
+        return f"search: must be a mapping of names, such as loss.cka, to where they are searched, not {shown(search)}"
+    value, key = search.get(key.removeprefix("search.")), _cut(key)
     form = "it must be {low: ..., high: ...}, with log: true for a logarithmic scale, or {choices: [...]}"
     if not isinstance(value, dict):
         return f"{key}: {form}, not {shown(value)}"
@@ -160,7 +169,7 @@ def _explain_search(key: str, content: Mapping[str, Any]) -> str:
         fault = error.errors()[0]
         name = ".".join(str(part) for part in fault["loc"][:1])
         if fault["type"] == "extra_forbidden":
-            return f"{key}: unknown key {name!r}; {form}"
+            return f"{key}: unknown key {shown(name)}; {form}"
         if fault["type"] == "value_error":
             return f"{key}: {str(fault['msg']).removeprefix('Value error, ')}"
         return f"{key}.{name}: {fault['msg']}; {form}" if name else f"{key}: {fault['msg']}; {form}"
@@ -180,7 +189,7 @@ def _check_search(study: Study, source: str) -> None:
     known = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields} - {"loss.tasks"}
     for name in study.search:
         if name not in known:
-            raise StudyError(f"{source}: search.{name}: no such parameter; {_nearest(name, known)}")
+            raise StudyError(f"{source}: search.{_cut(name)}: no such parameter; {_nearest(name, known)}")
     for section, model in SECTIONS.items():
         searched = {name.split(".")[1]: p for name, p in study.search.items() if name.split(".")[0] == section}
         for key, parameter in searched.items():
