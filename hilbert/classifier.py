@@ -30,7 +30,7 @@ from hilbert.features import FeatureStore
 from hilbert.folds import SMALLEST_INNER, Fold, make_folds
 from hilbert.groups import group_codes
 from hilbert.model import Hilbert
-from hilbert.prediction import Outputs, predict
+from hilbert.prediction import Outputs, check_numbers, predict
 from hilbert.trainer import EpochReport
 from hilbert.training import fit
 
@@ -126,7 +126,9 @@ class HilbertClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Class
 
     def predict_proba(self, X: Pairs) -> NDArray[np.float64]:
         """Probabilities [N, C] in the order of `classes_`; of each document by itself, to the last bit."""
-        return self._outputs(X).scores(self.model_.config.tasks)[TASK]
+        scores = self._outputs(X).scores(self.model_.config.tasks)[TASK]
+        check_numbers(scores, [str(number) for number in range(len(scores))], what="the model predicts y")
+        return scores
 
     def predict(self, X: Pairs) -> NDArray[Any]:
         """The most probable class of each document, [N]."""

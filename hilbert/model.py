@@ -218,4 +218,17 @@ def _read_weights(path: Path, expected: Mapping[str, Tensor], written: str) -> d
         )
     if digest(path) != written:
         raise InputError(f"{path}: changed since config.json beside it was written; copy the model folder again")
+    _check_numbers(path, weights)
     return weights
+
+
+def _check_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights of which no prediction can be made."""
+    for name, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise InputError(
+                f"{path}: {name} holds values that are not finite numbers, so that every prediction would be NaN; train"
+                " the model again"
+            )
+        if name.endswith("standardise.deviation") and not bool((value > 0).all()):
+            raise InputError(f"{path}: {name} holds deviations of 0 or below, which nothing can be divided by")

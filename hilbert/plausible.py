@@ -34,7 +34,7 @@ def implausible(values: Values) -> tuple[int, int] | None:
     for start in range(0, len(values), rows):
         block = np.asarray(values[start : start + rows])
         if not is_plausible(block):
-            row, column = np.argwhere(~(np.abs(block) < LARGEST))[0]
+            row, column = np.argwhere(~(np.abs(block.astype(np.float64)) < LARGEST))[0]
             return start + int(row), int(column)
     return None
 

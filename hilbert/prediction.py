@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hilbert.batches import Features, IntArray, make_batch
 from hilbert.config import TaskConfig
+from hilbert.errors import InputError
 from hilbert.features import FeatureStore
 from hilbert.model import Hilbert, HilbertOutput
 from hilbert.plausible import check_plausible
@@ -75,6 +76,26 @@ def check_features(features: Features) -> None:
     for modality, part in (("audio", features.audio), ("text", features.text)):
         if part is not None:
             check_plausible(modality, part, names=names)
+
+
+def check_numbers(scores: Array, names: Sequence[str], *, what: str) -> None:
+    """Refuses scores [N, C] that are no numbers.
+
+    Args:
+        scores: of N documents.
+        names: of the documents.
+        what: which scores of which model, for the message.
+
+    Raises:
+        InputError: naming the document.
+    """
+    wrong = ~np.isfinite(scores).all(axis=1)
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise InputError(
+            f"{what} of document {names[place]!r} to be {scores[place].tolist()}: the model's numbers leave what can be"
+            " computed with; check this document's features, then train the model again"
+        )
 
 
 def predict(

@@ -27,7 +27,7 @@ from hilbert.errors import InputError
 from hilbert.files import digest, write_text
 from hilbert.model import Hilbert
 from hilbert.predicted import MODALITIES, Array, Predicted, SegmentsOf
-from hilbert.prediction import ATTENTION, EMBEDDINGS, Outputs, check_features, predict
+from hilbert.prediction import ATTENTION, EMBEDDINGS, Outputs, check_features, check_numbers, predict
 from hilbert.store_files import Dtype
 
 FORMAT, VERSION = "hilbert-release", 1
@@ -113,14 +113,18 @@ class Release:
             [found.scores(member.config.tasks) for found in chunks]
             for member, chunks in zip(self.members, outputs, strict=True)
         ]
+        told = [str(row) for row in rows] if names is None else list(names)
         attention = [{name: _join([c.attention[name] for c in chunks]) for name in ATTENTION} for chunks in outputs]
+        means = {
+            task: np.mean([self._calibrated(task, [c[task] for c in chunks]) for chunks in scores], axis=0)
+            for task in self.tasks
+        }
+        for task, values in means.items():
+            check_numbers(values, told, what=f"{self.name!r} predicts {task}")
         return Predicted(
-            documents=[str(row) for row in rows] if names is None else list(names),
+            documents=told,
             tasks=self.tasks,
-            scores={
-                task: np.mean([self._calibrated(task, [c[task] for c in chunks]) for chunks in scores], axis=0)
-                for task in self.tasks
-            },
+            scores=means,
             embeddings=[
                 {name: _join([c.embeddings[name] for c in chunks]) for name in EMBEDDINGS} for chunks in outputs
             ],

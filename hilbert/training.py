@@ -22,7 +22,7 @@ from hilbert.errors import InputError
 from hilbert.folds import Fold
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
-from hilbert.prediction import check_features, predict
+from hilbert.prediction import check_features, check_numbers, predict
 from hilbert.repeatable import repeatable
 from hilbert.tasks import Labels, encode_labels
 from hilbert.trainer import EpochReport, State, Trainer, TrainingError
@@ -122,11 +122,14 @@ def fit(
     outputs = predict(model, store, fold.held_out)
     scores = outputs.scores(model.config.tasks)
     truth = {task: found.values[fold.held_out] for task, found in labels.items()}
+    names = [str(name) for name in store.documents["document_id"].iloc[fold.held_out]]
+    for task, values in scores.items():
+        check_numbers(values, names, what=f"the model predicts {task}")
     return FoldResult(
         fold=fold.index,
         best_epoch=best,
         epochs=epochs,
-        document_ids=[str(name) for name in store.documents["document_id"].iloc[fold.held_out]],
+        document_ids=names,
         labels=truth,
         scores=scores,
         auc={task: auc(truth[task], scores[task], found.spec.kind) for task, found in labels.items()},
