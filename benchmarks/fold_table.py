@@ -38,7 +38,7 @@ def main() -> None:
     parts = []
     for proposal in Search(study, archive.journal).proposals:
         records = [archive.load(job.identity) for job in plan.jobs(proposal)]
-        done = [record for record in records if record is not None]
+        done = [plan.counted(record) for record in records if record is not None]
         objective = summarise(done, kinds, plan.data.folds, study.objective).objective
         for record in done:
             names = {"trial": proposal.number, "fold": record.fold, "repeat": plan.data.folds[record.fold].repeat}
@@ -52,7 +52,7 @@ def main() -> None:
 def _predictions(record: JobRecord, kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
     columns = {}
     for task, kind in kinds.items():
-        columns[f"label:{task}"] = np.array(record.labels[task], dtype=np.float64)
+        columns[f"label:{task}"] = record.truth(task)
         scores = np.array(record.scores[task], dtype=np.float64)
         for number in range(1 if kind == "binary" else 0, scores.shape[1]):
             columns[f"score:{task}:{number}"] = scores[:, number]

@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -88,7 +88,7 @@ def make_folds(
     """Split a cohort ``repeats`` times into ``n_splits`` folds.
 
     A class with fewer documents (or groups) than ``n_splits`` is missing from some held-out parts: that is no error,
-    but an undefined AUC there; `class_counts` shows it before anything is trained.
+    but an undefined AUC there; `class_counts` and `defined_folds` show it before anything is trained.
 
     Args:
         documents: the N document ids, unique.
@@ -178,6 +178,41 @@ def class_counts(folds: Sequence[Fold], tasks: Tasks) -> pd.DataFrame:
         ]
     frame = pd.DataFrame(records, columns=["fold", "part", "task", "class", "documents"])
     return frame.sort_values("fold", kind="stable", ignore_index=True)
+
+
+class Defined(NamedTuple):
+    """In which folds a task's numbers count, [F] each.
+
+    Attributes:
+        trained: the training part holds every class, so that the held-out predictions count.
+        scored: the held-out part does too, so that the fold has an AUC.
+    """
+
+    trained: NDArray[np.bool_]
+    scored: NDArray[np.bool_]
+
+
+def defined_folds(values: ArrayLike, classes: int, folds: Sequence[Fold]) -> Defined:
+    """Which folds count for a task. Labels and folds decide, hence it is the same for all configurations.
+
+    A model that has never seen a class can't tell it from the others: its predictions are of no class at all, and an
+    AUC of them is luck. The training part is `Fold.train` alone, with `train.refit` too: there a model of it chooses
+    the epoch, and a rule that asked the configuration would compare configurations on different folds.
+
+    Args:
+        values: [N] the task's labels, NaN where missing.
+        classes: how many classes it has; 0 for a regression, which needs two different values.
+        folds: F of them.
+    """
+    labels = np.asarray(values, dtype=np.float64)
+    trained = np.array([holds_every_class(labels[fold.train], classes) for fold in folds], dtype=np.bool_)
+    held_out = np.array([holds_every_class(labels[fold.held_out], classes) for fold in folds], dtype=np.bool_)
+    return Defined(trained, trained & held_out)
+
+
+def holds_every_class(labels: NDArray[np.float64], classes: int) -> bool:
+    """Whether labels [n], NaN where missing, hold each of the classes; for a regression, 0, two different values."""
+    return len(np.unique(labels[~np.isnan(labels)])) >= (classes or 2)
 
 
 def splits_hash(folds: Sequence[Fold], documents: Sequence[str]) -> str:

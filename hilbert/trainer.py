@@ -22,7 +22,7 @@ from hilbert.batches import Batch, Features, IntArray, make_batch, modality, mom
 from hilbert.class_weights import class_weighting
 from hilbert.config import FitConfig, HilbertConfig, TaskConfig, TrainConfig
 from hilbert.errors import HilbertError
-from hilbert.folds import Fold
+from hilbert.folds import Fold, holds_every_class
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
 from hilbert.objective import Objective, Terms
@@ -224,7 +224,7 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=dtype, enabled=precision != "float32")
 
     def _validate(self) -> dict[str, float]:
-        """Task losses and AUCs on inner validation."""
+        """Task losses on inner validation, and the AUCs of the tasks of which every class is trained."""
         inner = self.fold.inner
         if all(np.isnan(self.labels[task][inner]).all() for task in self.objective.used):
             return {}
@@ -233,6 +233,8 @@ class Trainer:
         with torch.inference_mode():
             found = {"inner_loss": float(self.objective.supervised(logits, labels))}
         for task, spec in self.model.config.tasks.items():
+            if not holds_every_class(self.labels[task][self.fold.train], len(spec.classes)):
+                continue
             value = auc(self.labels[task][inner], to_scores(logits[task], spec), spec.kind)
             if value is not None:
                 found[f"inner_{task}_auc"] = value

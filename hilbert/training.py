@@ -19,7 +19,7 @@ import torch
 from hilbert.batches import Features
 from hilbert.config import FitConfig
 from hilbert.errors import InputError
-from hilbert.folds import Fold
+from hilbert.folds import Fold, defined_folds
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
 from hilbert.prediction import check_features, check_numbers, predict
@@ -71,7 +71,9 @@ class FoldResult:
         document_ids: the held-out documents, n of them.
         labels: for each task [n], NaN where the label is missing.
         scores: for each task [n, C]: probabilities, or for regression numbers in the label's units.
-        auc: for each task the AUC of the held-out documents, None where it is undefined.
+        auc: for each task the AUC of the held-out documents, None where the fold doesn't count: see
+            `hilbert.folds.defined_folds`.
+        untrained: tasks of which the training part lacks a class: their scores count nowhere.
         usage: for each task [E]: the mean weight of every expert over the held-out documents; [1.0] for one expert.
         seconds: wall-clock time of the fit.
         model: the trained model, on the CPU, in evaluation mode.
@@ -84,6 +86,7 @@ class FoldResult:
     labels: Scores
     scores: Scores
     auc: dict[str, float | None]
+    untrained: list[str]
     usage: Scores
     seconds: float
     model: Hilbert = field(repr=False)
@@ -125,6 +128,7 @@ def fit(
     names = [str(name) for name in store.documents["document_id"].iloc[fold.held_out]]
     for task, values in scores.items():
         check_numbers(values, names, what=f"the model predicts {task}")
+    counts = {task: defined_folds(found.values, len(found.spec.classes), [fold]) for task, found in labels.items()}
     return FoldResult(
         fold=fold.index,
         best_epoch=best,
@@ -132,7 +136,11 @@ def fit(
         document_ids=names,
         labels=truth,
         scores=scores,
-        auc={task: auc(truth[task], scores[task], found.spec.kind) for task, found in labels.items()},
+        auc={
+            task: auc(truth[task], scores[task], found.spec.kind) if counts[task].scored[0] else None
+            for task, found in labels.items()
+        },
+        untrained=[task for task, found in counts.items() if not found.trained[0]],
         usage=outputs.usage(),
         seconds=time.perf_counter() - started,
         model=model,

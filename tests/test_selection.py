@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from hilbert.folds import Fold
 from hilbert.metrics import auc
 from tune.job import JobRecord
-from tune.selection import fold_score, rank, summarise, undefined_tasks
+from tune.selection import fold_score, rank, summarise
 
 KINDS = {"x": "binary", "y": "multiclass"}
 
@@ -125,12 +125,6 @@ def test_racing_compares_what_is_defined():
     assert fold_score(records[0], "mean_auc") == pytest.approx((records[0].auc["x"] + records[0].auc["y"]) / 2)
     assert fold_score(records[1], "y") is None
     assert fold_score(records[0], "y") == records[0].auc["y"]
-
-
-def test_a_task_that_no_fold_can_score_is_found_before_anything_runs():
-    labels = {"x": np.array([0.0, 1, 0, 1]), "y": np.array([0.0, 1, 2, np.nan])}
-    folds = [Fold(np.array([2]), np.array([3]), np.array([0, 1])), Fold(np.array([0]), np.array([1]), np.array([2, 3]))]
-    assert undefined_tasks(KINDS, labels, folds) == ["y"]
 
 
 def test_the_ranking_puts_whole_configurations_first():

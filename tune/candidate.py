@@ -81,6 +81,11 @@ class Candidate:
         row = self.evidence.row(self.trial)
         return {task: found[row] for task, found in self.evidence.scores.items()}
 
+    def counted_scores(self, task: str) -> Array:
+        """Those of a task that count, [R, N, C]; NaN where the fold's training part lacks a class."""
+        counts = ~np.isnan(self.evidence.counted_labels(task)) | np.isnan(self.evidence.labels[task])
+        return np.where(counts[..., None], self.scores[task], np.nan)
+
     def largest_difference(self, records: Sequence[JobRecord]) -> float:
         """How far the scores of fold jobs that were run again are from those recorded, at most."""
         worst = 0.0

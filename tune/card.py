@@ -119,7 +119,7 @@ def _quality(release: Release, evidence: Evidence) -> str:
 def _raw(evidence: Evidence, task: str, row: int) -> tuple[float | None, tuple[float, float] | None]:
     """Pooled AUC of a configuration with its interval."""
     scores, kind = evidence.scores[task][row], evidence.tasks[task].kind
-    labels, repeats = [evidence.labels[task]] * evidence.repeats, list(range(evidence.repeats))
+    labels, repeats = list(evidence.counted_labels(task)), list(range(evidence.repeats))
     value = pooled_auc(labels, list(scores), kind, repeats=repeats)
     interval = pooled_interval(
         labels,
@@ -148,7 +148,7 @@ def _auc(value: float | None, interval: tuple[float, float] | None) -> str:
 
 def _calibration(made: Mapping[str, Any]) -> str:
     if not made["calibration"]:
-        return "The tasks are numbers: nothing to calibrate."
+        return "Nothing to calibrate by: the tasks are numbers, or no held-out prediction counts."
     rows = [
         "| task | method | Brier score | calibration error | log loss |",
         "|---|---|---|---|---|",

@@ -113,6 +113,7 @@ def challenge(client: Client, candidate: Candidate, present: Registered, console
         {task: theirs[task] for task in tasks},
         {task: evidence.tasks[task].kind for task in tasks},
         candidate=kept.index(evidence.row(candidate.trial)),
+        counted={task: found for task, found in evidence.counted.items() if task in tasks},
         groups=evidence.groups,
     )
     plain = corrected_resampled_ttest(

@@ -42,7 +42,7 @@ def ranking(study: ReadStudy) -> pd.DataFrame:
     frame = ranked.reindex(columns=["trial", "status", *metrics, *parameters, "failed_folds", "abandoned", "run"])
     for name in ("cv/folds_done", *(f"{task}/auc_folds" for task in study.tasks)):
         frame[name] = frame[name].astype("Int64")
-    complete = is_whole(ranked)
+    complete = is_whole(ranked) & ranked[objective_metric(study.objective)].notna()
     frame.insert(0, "rank", complete.cumsum().where(complete).astype("Int64"))
     return frame
 

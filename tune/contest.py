@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hilbert.metrics import DeLong, PairedTest, corrected_resampled_ttest, delong, holm, pooled_auc, wilcoxon
+from hilbert.metrics import DeLong, PairedTest, corrected_resampled_ttest, delong, holm, wilcoxon
 from tune.evidence import Evidence
-from tune.selection import is_whole, objective_metric, rank
+from tune.selection import is_whole, mean_if_whole, objective_metric, rank
 
 LEVEL = 0.05
 ABSENT = "-"
@@ -183,11 +183,12 @@ def pair(evidence: Evidence, a: int, b: int) -> Pair:
     """
     common = [fold for fold in range(evidence.folds) if _ran(evidence, a, fold) and _ran(evidence, b, fold)]
     aucs_a, aucs_b = evidence.fold_aucs(a), evidence.fold_aucs(b)
+    pooled_a, pooled_b = evidence.pooled_aucs(a, common), evidence.pooled_aucs(b, common)
     tasks = {}
     for task in evidence.tasks:
         tested = _tested(evidence, differences(aucs_a[task], aucs_b[task]))
-        pooled = (_pooled(evidence, a, task, common), _pooled(evidence, b, task, common))
-        tasks[task] = Compared(aucs_a[task], aucs_b[task], tested, pooled, _delong(evidence, a, b, task, common))
+        pooled, compared = (pooled_a[task], pooled_b[task]), _delong(evidence, a, b, task, common)
+        tasks[task] = Compared(aucs_a[task], aucs_b[task], tested, pooled, compared)
     return Pair(a, b, _different(evidence, a, b), _objective(evidence, a, b, tasks), tasks, common)
 
 
@@ -201,9 +202,8 @@ def _objective(evidence: Evidence, a: int, b: int, tasks: Mapping[str, Compared]
         return tasks[evidence.study.objective]
     scores_a, scores_b = evidence.fold_scores(a), evidence.fold_scores(b)
     first, second = ([found.pooled[side] for found in tasks.values()] for side in (0, 1))
-    return Compared(
-        scores_a, scores_b, _tested(evidence, differences(scores_a, scores_b)), (_mean(first), _mean(second))
-    )
+    tested, pooled = _tested(evidence, differences(scores_a, scores_b)), (mean_if_whole(first), mean_if_whole(second))
+    return Compared(scores_a, scores_b, tested, pooled)
 
 
 def _tested(evidence: Evidence, found: list[float | None]) -> Tested:
@@ -220,11 +220,6 @@ def _of_aucs(test: PairedTest | None) -> PairedTest | None:
     return test._replace(interval=(max(low, -1.0), min(high, 1.0)))
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if len(defined) == len(values) else None
-
-
 def _held_out(evidence: Evidence, fold: int) -> tuple[int, NDArray[np.int64]]:
     """Repeat and rows of a fold."""
     repeat = fold // evidence.n_splits
@@ -236,26 +231,13 @@ def _ran(evidence: Evidence, trial: int, fold: int) -> bool:
     return not any(np.isnan(scores[evidence.row(trial), repeat, rows]).any() for scores in evidence.scores.values())
 
 
-def _pooled(evidence: Evidence, trial: int, task: str, folds: Sequence[int]) -> float | None:
-    if not folds:
-        return None
-    parts = [_held_out(evidence, fold) for fold in folds]
-    mine = evidence.scores[task][evidence.row(trial)]
-    return pooled_auc(
-        [evidence.labels[task][rows] for _, rows in parts],
-        [mine[repeat, rows] for repeat, rows in parts],
-        evidence.tasks[task].kind,
-        repeats=[repeat for repeat, _ in parts],
-    )
-
-
 def _delong(evidence: Evidence, a: int, b: int, task: str, folds: Sequence[int]) -> DeLong | None:
     alone = len(set(evidence.groups)) == len(evidence.groups)
     if evidence.tasks[task].kind != "binary" or evidence.repeats > 1 or not alone or not folds:
         return None
     rows = np.flatnonzero(np.isin(evidence.fold_of[0], folds))
     first, second = (evidence.scores[task][evidence.row(trial), 0, rows] for trial in (a, b))
-    return delong(evidence.labels[task][rows], first, second)
+    return delong(evidence.counted_labels(task)[0, rows], first, second)
 
 
 # ---- what they differ in ---------------------------------------------------------------------------------------------

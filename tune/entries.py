@@ -36,7 +36,7 @@ def fold_entries(record: JobRecord, tasks: Mapping[str, TaskConfig]) -> list[Ent
     found.append(("best_epoch", record.best_epoch, 0))
     found += [(f"{task}/auc", value, 0) for task, value in record.auc.items() if value is not None]
     for task, spec in tasks.items():
-        if spec.kind != "regression":
+        if spec.kind != "regression" and task not in record.untrained:
             found += _of_classes(record, task, spec)
     for name, values in record.epochs.items():
         if name != "epoch":

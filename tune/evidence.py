@@ -9,9 +9,9 @@ regression). What a configuration hasn't run is NaN among scores, and None among
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 
 from hilbert.config import TaskConfig
 from hilbert.errors import InputError
-from hilbert.metrics import Array, BiasCorrected, auc, bbc_cv
+from hilbert.metrics import Array, BiasCorrected, auc, bbc_cv, pooled_auc
 from hilbert.temporary import temporary_folder
+from tune.design import Design, read_design
+from tune.recount import counted_predictions, recounted
 from tune.selection import is_whole
-from tune.tracking import ReadStudy, first_line, read_study, study_files
+from tune.tracking import ReadStudy, first_line, read_study
 
 Client = Any
 """An `mlflow.MlflowClient`; MLflow itself is not imported here."""
@@ -35,7 +37,6 @@ Numbers = NDArray[np.int64]
 CONFIGURATION, PREDICTIONS = "configuration.json", "predictions.parquet"
 READERS = 8
 """Trials that are read at once from a server."""
-HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,8 @@ class Evidence:
         scores: of each task [M, R, N, C], NaN where a configuration has no prediction.
         configurations: of each trial: `features` (the store's name), `tasks`, `model`, `loss`, `train`, `seed`.
         missing: why the predictions of the other configurations can't be had, of those that should have some.
+        counted: of each task [R, N], whether a prediction counts: not those of models that were trained without one of
+            its classes, see `hilbert.folds.defined_folds`; a task that isn't there: all do.
     """
 
     study: ReadStudy
@@ -70,6 +73,12 @@ class Evidence:
     scores: Mapping[str, Array]
     configurations: Mapping[int, Mapping[str, Any]]
     missing: Mapping[int, str] = field(default_factory=dict)
+    counted: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def counted_labels(self, task: str) -> Array:
+        """Labels to score predictions by, [R, N]: NaN where one is missing, or the prediction doesn't count."""
+        counts = self.counted.get(task, np.ones_like(self.fold_of, dtype=np.bool_))
+        return np.where(counts, self.labels[task], np.nan)
 
     def row(self, trial: int) -> int:
         """Where a trial stands among the M.
@@ -83,8 +92,13 @@ class Evidence:
             )
         return list(self.trials).index(trial)
 
+    def untrained_folds(self, task: str) -> set[int]:
+        """Numbers of the folds whose training part lacks a class of a task."""
+        counts = self.counted.get(task)
+        return set() if counts is None else set(np.unique(self.fold_of[~counts]).tolist())
+
     def fold_aucs(self, trial: int) -> dict[str, list[float | None]]:
-        """AUC of each task on each fold, [F]; None where it is undefined, or the fold not run."""
+        """AUC of each task on each fold, [F]; None where it doesn't count, or the fold isn't run."""
         if trial not in self._known_aucs:
             row = self.row(trial)
             self._known_aucs[trial] = self.aucs_by_fold({task: scores[row] for task, scores in self.scores.items()})
@@ -94,7 +108,7 @@ class Evidence:
         """As `fold_aucs`, of any predictions of the study's documents on its folds: of each task [R, N, C]."""
         held_out = [np.flatnonzero(self.fold_of[self._repeat(fold)] == fold) for fold in range(self.folds)]
         return {
-            task: [self._auc(task, of_task[self._repeat(fold), rows], rows) for fold, rows in enumerate(held_out)]
+            task: [self._auc(task, of_task[self._repeat(fold), rows], fold, rows) for fold, rows in enumerate(held_out)]
             for task, of_task in scores.items()
         }
 
@@ -146,6 +160,7 @@ class Evidence:
             {task: scores[kept] for task, scores in self.scores.items()},
             {task: spec.kind for task, spec in self.tasks.items()},
             task=self.study.objective if self.study.objective in self.tasks else None,
+            counted=self.counted,
             groups=self.groups,
         )
         return None if found is None else found._replace(winner=kept[found.winner])
@@ -157,11 +172,27 @@ class Evidence:
     def _repeat(self, fold: int) -> int:
         return fold // self.n_splits
 
-    def _auc(self, task: str, scores: Array, rows: Numbers) -> float | None:
-        """AUC of the scores [n, C] of the documents `rows`."""
+    def pooled_aucs(self, trial: int, folds: Collection[int]) -> dict[str, float | None]:
+        """AUC of each task's predictions on these folds together, of those that count."""
+        row, parts = self.row(trial), [(self._repeat(k), self.fold_of[self._repeat(k)] == k) for k in folds]
+        labels = {task: self.counted_labels(task) for task in self.tasks}
+        return {
+            task: pooled_auc(
+                [labels[task][repeat, rows] for repeat, rows in parts],
+                [self.scores[task][row, repeat][rows] for repeat, rows in parts],
+                spec.kind,
+                repeats=[repeat for repeat, _ in parts],
+            )
+            if parts
+            else None
+            for task, spec in self.tasks.items()
+        }
+
+    def _auc(self, task: str, scores: Array, fold: int, rows: Numbers) -> float | None:
+        """AUC of the scores [n, C] of a fold's documents `rows`."""
         if np.isnan(scores).any():
             return None
-        return auc(self.labels[task][rows], scores, self.tasks[task].kind)
+        return auc(self.counted_labels(task)[self._repeat(fold), rows], scores, self.tasks[task].kind)
 
 
 def named(trials: Sequence[int]) -> str:
@@ -190,7 +221,7 @@ def gather_evidence(client: Client, study: str) -> Evidence:
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for every file
     found = read_study(client, study)
-    design = _read_design(client, found)
+    design = read_design(client, found)
     trials = found.trials.reindex(columns=["trial", "run", "status", "cv/folds_done"])
     ended = trials[trials["status"].isin(["FINISHED", "FAILED"]) & (trials["cv/folds_done"] > 0)]
     runs = dict(zip(ended["trial"].tolist(), ended["run"], strict=True))
@@ -212,20 +243,44 @@ def gather_evidence(client: Client, study: str) -> Evidence:
             missing[trial] = f"{PREDICTIONS} {error}"
     if not shown:
         raise InputError(_nothing(client, found, missing))
-    return Evidence(
-        study=found,
-        trials=list(shown),
-        tasks=design.tasks,
-        documents=design.documents,
-        groups=design.groups,
-        repeats=len(design.fold_of),
-        folds=design.folds,
-        fold_of=design.fold_of,
-        labels=labels,
-        scores={task: np.stack([one[task] for one in shown.values()]) for task in design.tasks},
-        configurations=configurations,
-        missing=dict(sorted(missing.items())),
+    return _recounted(
+        Evidence(
+            study=found,
+            trials=list(shown),
+            tasks=design.tasks,
+            documents=design.documents,
+            groups=design.groups,
+            repeats=len(design.fold_of),
+            folds=design.folds,
+            fold_of=design.fold_of,
+            labels=labels,
+            scores={task: np.stack([one[task] for one in shown.values()]) for task in design.tasks},
+            configurations=configurations,
+            missing=dict(sorted(missing.items())),
+            counted=counted_predictions(
+                design.tasks, labels, design.parts, design.fold_of, seen=_seen(shown, design), totals=design.totals
+            ),
+        )
     )
+
+
+def _seen(shown: Mapping[int, Mapping[str, Array]], design: Design) -> NDArray[np.bool_]:
+    """[N], which documents are held out in a fold that some configuration ran."""
+    found = np.zeros(len(design.documents), dtype=np.bool_)
+    for scores in shown.values():
+        found |= (~np.isnan(next(iter(scores.values()))).any(2)).any(0)
+    return found
+
+
+def _recounted(made: Evidence) -> Evidence:
+    """With the trials' means of what counts, whatever the version that recorded them says."""
+    if all(flags.all() for flags in made.counted.values()):
+        return made
+    whole = is_whole(made.study.trials.set_index("trial"))
+    trials = [trial for trial in made.trials if whole[trial]]
+    aucs = {trial: made.fold_aucs(trial) for trial in trials}
+    pooled = {trial: made.pooled_aucs(trial, range(made.folds)) for trial in trials}
+    return replace(made, study=replace(made.study, trials=recounted(made.study.trials, aucs, pooled)))
 
 
 def _nothing(client: Client, study: ReadStudy, missing: Mapping[int, str]) -> str:
@@ -262,7 +317,7 @@ def _read_trial(client: Client, run: str) -> _Trial | str:
             return first_line(error)
 
 
-def _scores(table: pd.DataFrame, design: "_Design", labels: Mapping[str, Array]) -> dict[str, Array]:
+def _scores(table: pd.DataFrame, design: Design, labels: Mapping[str, Array]) -> dict[str, Array]:
     """A trial's scores, of each task [R, N, C]; labels that weren't known are written into `labels`.
 
     Raises:
@@ -281,7 +336,7 @@ def _scores(table: pd.DataFrame, design: "_Design", labels: Mapping[str, Array])
     return {task: scores for task, (scores, _) in parts.items()}
 
 
-def _part(table: pd.DataFrame, task: str, design: "_Design") -> tuple[Array, Array]:
+def _part(table: pd.DataFrame, task: str, design: Design) -> tuple[Array, Array]:
     """Scores [R, N, C] and labels [N] of one task of a trial."""
     spec, repeats = design.tasks[task], len(design.fold_of)
     document = pd.Index(design.documents).get_indexer(pd.Index(table["document_id"]))
@@ -311,74 +366,4 @@ def _numbers(texts: "pd.Series[str]", spec: TaskConfig) -> Array:
     found = pd.Index(spec.classes).get_indexer(pd.Index(texts)).astype(np.float64)
     if (found < 0).any():
         raise ValueError("has a label that is no class of the study")
-    return found
-
-
-# ---- the study as a whole --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Design:
-    """Documents, tasks and folds: what is the same for all configurations."""
-
-    tasks: Mapping[str, TaskConfig]
-    documents: Sequence[str]
-    groups: Sequence[str]
-    folds: int
-    fold_of: Numbers
-
-
-def _read_design(client: Client, study: ReadStudy) -> _Design:
-    with temporary_folder() as beside:
-        folder = study_files(client, study.name, beside)
-        if folder is None:
-            raise InputError(_without_files(client, study))
-        data = _file(folder / "data.json", lambda path: json.loads(path.read_text(encoding="utf-8")), client, study)
-        splits = _file(
-            folder / "splits.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False), client, study
-        )
-    try:
-        tasks = {
-            task: TaskConfig(kind=data["tasks"][task]["kind"], classes=tuple(data["tasks"][task].get("classes", {})))
-            for task in study.tasks
-        }
-        fold_of = _fold_of(splits, data["folds"]["n_splits"], data["folds"]["repeats"])
-        ids, groups = splits["document_id"].tolist(), splits["group_id"].tolist()
-        return _Design(tasks, ids, groups, int(fold_of.max()) + 1, fold_of)
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"study {study.name!r}: its files data.json and splits.csv in MLflow don't fit each other ({error});"
-            f" 'hilbert sync {study.name}' writes them anew"
-        ) from None
-
-
-def _file(path: Path, read: Callable[[Path], T], client: Client, study: ReadStudy) -> T:
-    try:
-        return read(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{_without_files(client, study)} ({path.name}: {first_line(error)})") from None
-
-
-def _without_files(client: Client, study: ReadStudy) -> str:
-    where = client.get_experiment_by_name(study.name).artifact_location
-    return (
-        f"study {study.name!r}: its files, study/splits.csv and study/data.json, can't be had from {where}; an older "
-        f"version didn't record them: 'hilbert sync {study.name}' does, where the sweep ran"
-    )
-
-
-def _fold_of(splits: pd.DataFrame, n_splits: int, repeats: int) -> Numbers:
-    """[R, N], in which fold each document is held out.
-
-    Raises:
-        KeyError: a fold isn't there.
-        ValueError: a document stands there twice, or isn't held out once in a repeat.
-    """
-    if splits["document_id"].duplicated().any():
-        raise ValueError("a document stands there twice")
-    columns = [splits[f"fold_{fold}"] for fold in range(n_splits * repeats)]
-    held_out = np.array([column.eq(HELD_OUT) for column in columns]).reshape(repeats, n_splits, len(splits))
-    if not len(splits) or (held_out.sum(1) != 1).any():
-        raise ValueError("each document must be held out once in every repeat")
-    found: Numbers = np.arange(repeats)[:, None] * n_splits + held_out.argmax(1)
     return found

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from hilbert.config import FitConfig
 from hilbert.errors import StoreError
 from hilbert.features import FeatureStore
 from hilbert.folds import Fold
+from hilbert.metrics import Array
 from hilbert.repeatable import prepare_cuda
 from hilbert.training import EpochReport, FoldResult, fit
 from hilbert.verified import Known, trust
@@ -88,6 +90,8 @@ class JobRecord:
         labels: for each task a label per document, None where it is missing.
         scores: for each task a list of scores per document.
         auc: for each task the AUC of this fold, None where it is undefined.
+        untrained: tasks of which the training part lacks a class: their scores count nowhere. The driver fills it in
+            for older records, see `tune.plan.Plan.counted`.
         usage: for each task the mean weight of every expert over the held-out documents; older records have none.
         gpus: how many it occupied.
         gpu_memory: the most that it took of its GPU's memory, in bytes, see `tune.gpu_memory`; 0 without a GPU.
@@ -107,6 +111,7 @@ class JobRecord:
     labels: dict[str, list[float | None]] = field(default_factory=dict)
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     auc: dict[str, float | None] = field(default_factory=dict)
+    untrained: list[str] = field(default_factory=list)
     usage: dict[str, list[float]] = field(default_factory=dict)
     gpus: float = 0.0
     gpu_memory: int = 0
@@ -116,6 +121,11 @@ class JobRecord:
     def to_json(self) -> bytes:
         """As JSON; every number comes back exactly."""
         return json.dumps(asdict(self), allow_nan=False).encode()
+
+    def truth(self, task: str) -> Array:
+        """A task's labels to score by, [n]: NaN where missing, and throughout where its scores don't count."""
+        labels = np.array(self.labels[task], dtype=np.float64)
+        return np.full(len(labels), np.nan) if task in self.untrained else labels
 
     def without_curves(self) -> "JobRecord":
         """Without the measures of the epochs, which are most of it."""
@@ -210,6 +220,7 @@ def record(identity: str, result: FoldResult, started: float) -> JobRecord:
         },
         scores={task: values.tolist() for task, values in result.scores.items()},
         auc=result.auc,
+        untrained=result.untrained,
         usage={task: values.tolist() for task, values in result.usage.items()},
     )
 

@@ -3,7 +3,7 @@
 Its first line, the rank, changes while the study goes on; the rest does not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -52,8 +52,9 @@ def trial_body(
         *(_row(task, summary, interval, records) for task, interval in intervals.items()),
         "",
         f"{len(records) - len(summary.failed)} of {folds} fold jobs done, {summary.metrics['cost/seconds']:.0f}"
-        " seconds. A fold counts where it holds out every class.",
+        " seconds. A fold counts where it holds out every class, and trains on every class.",
     ]
+    lines += _untrained(records, intervals)
     if given_up:
         lines += ["", f"Given up {given_up}."]
     errors = {record.fold: record.error.strip().splitlines()[-1] for record in records if record.error}
@@ -66,6 +67,30 @@ def trial_body(
     return "\n".join(lines)
 
 
+def _untrained(records: Sequence[JobRecord], tasks: Iterable[str]) -> list[str]:
+    """Of each task, whose predictions don't count, and how many of the labelled ones do."""
+    lines = []
+    for task in tasks:
+        done = [record for record in records if not record.error]
+        left_out = sorted(record.fold for record in done if task in record.untrained)
+        counted, labelled = (
+            sum(int((~np.isnan(labels)).sum()) for labels in found)
+            for found in ([r.truth(task) for r in done], [np.array(r.labels[task], dtype=float) for r in done])
+        )
+        if left_out:
+            lines += [
+                "",
+                f"{cell(task)}: the training part of {_folds(left_out)} lacks a class, so that {counted} of {labelled}"
+                " labelled predictions count.",
+            ]
+    return lines
+
+
+def cell(text: str) -> str:
+    """A user's text within a table."""
+    return text.replace("|", "\\|")
+
+
 def pooled_intervals(
     records: Sequence[JobRecord], kinds: Mapping[str, Kind], folds: Sequence[Fold], groups: Mapping[str, str]
 ) -> dict[str, Interval]:
@@ -74,7 +99,7 @@ def pooled_intervals(
         return dict.fromkeys(kinds)
     return {
         task: pooled_interval(
-            [np.array(record.labels[task], dtype=np.float64) for record in records],
+            [record.truth(task) for record in records],
             [np.array(record.scores[task], dtype=np.float64) for record in records],
             kind,
             documents=[record.document_ids for record in records],
@@ -92,8 +117,7 @@ def _row(task: str, summary: Summary, interval: Interval, records: Sequence[JobR
     pooled = with_error(metrics.get(f"{task}/auc_pooled"), None)
     shown = "" if interval is None or pooled == "undefined" else f" [{interval[0]:.4f}, {interval[1]:.4f}]"
     counted = sum(not record.error and record.auc.get(task) is not None for record in records)
-    name = task.replace("|", "\\|")
-    return f"| {name} | {mean} | {counted} | {pooled}{shown} |"
+    return f"| {cell(task)} | {mean} | {counted} | {pooled}{shown} |"
 
 
 def _folds(numbers: Sequence[int]) -> str:

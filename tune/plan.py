@@ -1,7 +1,8 @@
 """A study whose data has been looked at: stores, labels and folds, checked before anything runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -9,12 +10,12 @@ import pandas as pd
 from hilbert.config import TaskConfig
 from hilbert.errors import StoreError, StudyError, shown
 from hilbert.features import FeatureStore
-from hilbert.folds import Fold, class_counts, make_folds, splits_hash
+from hilbert.folds import Defined, class_counts, defined_folds, make_folds, splits_hash
 from hilbert.tasks import Labels, encode_labels
-from tune.job import FoldJob, StudyData, job_identity
+from tune.counting import check_defined, counting_lines
+from tune.job import FoldJob, JobRecord, StudyData, job_identity
 from tune.racing import fold_order
 from tune.search import Proposal
-from tune.selection import MEAN_AUC, undefined_tasks
 from tune.space import Study
 from tune.stores import full_location, open_verified
 
@@ -55,6 +56,22 @@ class Plan:
         identity = job_identity(proposal.config, fold, fingerprint=fingerprint, splits=self.data.splits)
         return FoldJob(proposal.number, fold, proposal.config, proposal.store, identity)
 
+    @cached_property
+    def defined(self) -> dict[str, Defined]:
+        """In which folds each task's numbers count."""
+        return {
+            task: defined_folds(found.values, len(found.spec.classes), self.data.folds)
+            for task, found in self.labels.items()
+        }
+
+    def counted(self, record: JobRecord) -> JobRecord:
+        """A fold job's record with the AUCs that count, whatever the version that wrote it says."""
+        if record.error or record.stopped:
+            return record
+        auc = {task: value if self.defined[task].scored[record.fold] else None for task, value in record.auc.items()}
+        untrained = [task for task, found in self.defined.items() if not found.trained[record.fold]]
+        return replace(record, auc=auc, untrained=untrained)
+
     def task_configs(self) -> dict[str, TaskConfig]:
         """The tasks with their classes."""
         return {
@@ -74,7 +91,7 @@ def make_plan(study: Study) -> Plan:
 
     Raises:
         InputError: a store is damaged or lacks a modality, stores hold different documents, the labels don't fit the
-            tasks, or a task that is maximised has no fold in which its AUC is defined.
+            tasks, or a task that is maximised has no AUC that counts.
     """
     places = {name: full_location(location) for name, location in study.stores.items()}
     stores = {name: _open(location) for name, location in places.items()}
@@ -95,7 +112,7 @@ def make_plan(study: Study) -> Plan:
         groups=first.groups,
         inner_fraction=study.folds.inner_fraction,
     )
-    _check_defined(study, labels, folds)
+    check_defined(study, labels, folds, first.groups)
     data = StudyData(
         stores=places,
         fingerprints={name: store.fingerprint for name, store in stores.items()},
@@ -145,19 +162,8 @@ def _open(location: str) -> FeatureStore:
     return store
 
 
-def _check_defined(study: Study, labels: dict[str, Labels], folds: Sequence[Fold]) -> None:
-    kinds = {task: found.spec.kind for task, found in labels.items()}
-    undefined = undefined_tasks(kinds, {task: found.values for task, found in labels.items()}, folds)
-    wanted = [task for task in undefined if study.objective in {MEAN_AUC, task}]
-    if wanted:
-        raise StudyError(
-            f"objective {study.objective}: no fold holds out every class of {wanted[0]!r}: its AUC is undefined"
-            f" in all {len(folds)} folds; use larger ones (folds: {{n_splits: 5, repeats: 5}}) or objective: pooled_auc"
-        )
-
-
 def fold_report(plan: Plan) -> str:
-    """How many held-out documents of each class every fold has, a line for each task and fold."""
+    """How many held-out documents of each class every fold has, and in which folds each task's AUC counts."""
     counts = class_counts(plan.data.folds, plan.labels)
     held_out = counts[counts["part"] == "held_out"]
     lines = []
@@ -173,4 +179,5 @@ def fold_report(plan: Plan) -> str:
                 for fold, row in zip(table.index, table.to_numpy(), strict=True)
             )
         )
+        lines += counting_lines(task, labels, plan.data.folds, plan.defined[task])
     return "\n".join(lines)

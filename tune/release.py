@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 
 from hilbert.calibration import METHODS, Calibrator, best_method, fit_on_repeats
@@ -162,8 +163,11 @@ def _calibrate(candidate: Candidate, method: str) -> tuple[dict[str, Calibrator]
     for task, spec in evidence.tasks.items():
         if spec.kind == "regression":
             continue
-        labels, scores = evidence.labels[task], candidate.scores[task]
+        labels, scores = evidence.labels[task], candidate.counted_scores(task)
         methods = [one for one in METHODS if method in {"auto", one}]
+        if np.isnan(scores[:, ~np.isnan(labels)]).all():
+            calibrators[task] = Calibrator()
+            continue
         choice = best_method(labels, scores, fold_of=evidence.fold_of, groups=evidence.groups, methods=methods)
         calibrators[task] = fit_on_repeats(labels, scores, method=choice.method)
         gain = choice.gains[choice.method]

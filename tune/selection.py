@@ -1,7 +1,8 @@
 """What a configuration's folds say of it: the numbers that configurations are compared by.
 
 Names are those of the MLflow metrics. A fold's undefined AUC is left out of every mean, and the number of folds that
-counted stands beside it; a fold that failed makes the configuration incomplete, never a mean over the others.
+counted stands beside it; a fold that failed makes the configuration incomplete, never a mean over the others. Which
+folds count is said by `hilbert.folds.defined_folds`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hilbert.folds import Fold
+from hilbert.folds import Fold, defined_folds, holds_every_class
 from hilbert.metrics import Kind, mean_and_se, pooled_auc
+from hilbert.tasks import Labels
 from tune.job import JobRecord
 
 MEAN_AUC, POOLED_AUC = "mean_auc", "pooled_auc"
+MEANS = ("auc_mean", "auc_se", "auc_folds", "auc_pooled")
+"""Metrics of a whole configuration, of each task and of `cv`."""
 
 
 def objective_metric(objective: str) -> str:
@@ -47,7 +51,7 @@ class Summary:
 def fold_score(record: JobRecord, objective: str) -> float | None:
     """What racing compares on one fold: the task's AUC, or the mean over the tasks whose AUC is defined there.
 
-    Which tasks are defined depends on the fold's labels alone, hence is the same for all configurations.
+    Which tasks are defined depends on labels and folds alone, hence is the same for all configurations.
     """
     if objective in record.auc:
         return record.auc[objective]
@@ -73,8 +77,8 @@ def summarise(
     """Sums up the fold jobs of one configuration. Means are given only where no fold is missing and none failed.
 
     `cv/auc_mean` is the mean over the tasks of `<task>/auc_mean`, the mean over the folds in which the task's AUC is
-    defined. `cv/auc_se` is the standard error of the series `fold/auc`. `<task>/auc_pooled` is the AUC of all
-    held-out predictions together, see `hilbert.metrics.pooled_auc`.
+    defined. `cv/auc_se` is the standard error of the series `fold/auc`. `<task>/auc_pooled` is the AUC of the held-out
+    predictions together, of the folds whose training part holds every class, see `hilbert.metrics.pooled_auc`.
 
     Args:
         records: fold jobs, failed ones too.
@@ -95,9 +99,8 @@ def summarise(
     if corrected is not None:
         metrics["cv/auc_corrected"] = corrected
     elif len(done) == len(folds):
-        metrics |= _means(done, kinds, folds)
-        whole = [series["fold/auc"][r.fold] for r in done if all(r.auc[task] is not None for task in kinds)]
-        metrics["cv/auc_se"] = mean_and_se(whole).standard_error
+        aucs = {task: [record.auc[task] for record in done] for task in kinds}
+        metrics |= means_over_folds(aucs, {task: _pooled(done, task, kind, folds) for task, kind in kinds.items()})
         target = metrics[objective_metric(objective)]
     defined = {name: float(value) for name, value in metrics.items() if value is not None}
     return Summary(defined, series, failed, target, abandoned=corrected is not None)
@@ -111,41 +114,60 @@ def _series(done: Sequence[JobRecord], kinds: Mapping[str, Kind]) -> dict[str, d
     return found
 
 
-def _means(done: Sequence[JobRecord], kinds: Mapping[str, Kind], folds: Sequence[Fold]) -> dict[str, float | None]:
-    """Means over the folds and pooled AUCs, of each task and over all tasks."""
+def means_over_folds(
+    aucs: Mapping[str, Sequence[float | None]], pooled: Mapping[str, float | None]
+) -> dict[str, float | None]:
+    """Means and standard errors over the folds, and pooled AUCs, of each task and over all tasks, as in `Summary`.
+
+    Args:
+        aucs: of each task, of every fold; None where it doesn't count.
+        pooled: of each task, the AUC of all predictions that count.
+    """
     metrics: dict[str, float | None] = {}
-    for task, kind in kinds.items():
-        mean, error, counted = mean_and_se([record.auc[task] for record in done])
+    for task, values in aucs.items():
+        mean, error, counted = mean_and_se(values)
         metrics |= {f"{task}/auc_mean": mean, f"{task}/auc_se": error, f"{task}/auc_folds": counted}
-        metrics[f"{task}/auc_pooled"] = _pooled(done, task, kind, folds)
+        metrics[f"{task}/auc_pooled"] = pooled[task]
     for part in ("mean", "pooled"):
-        metrics[f"cv/auc_{part}"] = _mean_if_whole([metrics[f"{task}/auc_{part}"] for task in kinds])
-    return metrics
+        metrics[f"cv/auc_{part}"] = mean_if_whole([metrics[f"{task}/auc_{part}"] for task in aucs])
+    by_fold = [mean_if_whole(values) for values in zip(*aucs.values(), strict=True)]
+    return metrics | {"cv/auc_se": mean_and_se(by_fold).standard_error}
 
 
-def _mean_if_whole(values: Sequence[float | None]) -> float | None:
+def mean_if_whole(values: Sequence[float | None]) -> float | None:
+    """Their mean; None where one of them is undefined."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if len(defined) == len(values) else None
 
 
 def _pooled(done: Sequence[JobRecord], task: str, kind: Kind, folds: Sequence[Fold]) -> float | None:
-    labels = [np.array(record.labels[task], dtype=np.float64) for record in done]
+    labels = [record.truth(task) for record in done]
     scores = [np.array(record.scores[task], dtype=np.float64) for record in done]
     return pooled_auc(labels, scores, kind, repeats=[folds[record.fold].repeat for record in done])
 
 
-def undefined_tasks(kinds: Mapping[str, Kind], labels: Mapping[str, np.ndarray], folds: Sequence[Fold]) -> list[str]:
-    """Tasks whose AUC is undefined in every fold, as the labels alone decide."""
-    return [
-        task
-        for task, kind in kinds.items()
-        if not any(_is_defined(labels[task][fold.held_out], labels[task], kind) for fold in folds)
-    ]
+def undefined_tasks(labels: Mapping[str, Labels], folds: Sequence[Fold], objective: str) -> list[str]:
+    """Tasks of which an objective has no value, whatever the configuration: labels and folds alone decide.
+
+    A mean over folds needs a fold that counts; the AUC of pooled predictions needs every class, in every repeat, among
+    the documents that are held out where the training part holds every class.
+    """
+    wanted = [objective] if objective in labels else list(labels)
+    has_value = _is_pooled if objective == POOLED_AUC else _is_scored
+    return [task for task in wanted if not has_value(labels[task], folds)]
 
 
-def _is_defined(part: np.ndarray, cohort: np.ndarray, kind: Kind) -> bool:
-    present = len(np.unique(part[~np.isnan(part)]))
-    return present >= (2 if kind == "regression" else len(np.unique(cohort[~np.isnan(cohort)])))
+def _is_scored(labels: Labels, folds: Sequence[Fold]) -> bool:
+    return bool(defined_folds(labels.values, len(labels.spec.classes), folds).scored.any())
+
+
+def _is_pooled(labels: Labels, folds: Sequence[Fold]) -> bool:
+    classes = len(labels.spec.classes)
+    trained = defined_folds(labels.values, classes, folds).trained
+    repeats = {fold.repeat: [np.empty(0, np.int64)] for fold in folds}
+    for fold, counts in zip(folds, trained, strict=True):
+        repeats[fold.repeat] += [fold.held_out] if counts else []
+    return all(holds_every_class(labels.values[np.concatenate(rows)], classes) for rows in repeats.values())
 
 
 def is_whole(trials: pd.DataFrame) -> "pd.Series[bool]":

@@ -37,6 +37,8 @@ def fit_fold(study: Study, number: int, *, output: Path | None, console: Console
         result = fit(config, store, fold, report=report)
     sizes = f"{len(fold.train)} train, {len(fold.inner)} inner validation, {len(fold.held_out)} held-out documents"
     console.print(f"fold {number}: {sizes}; epoch {result.best_epoch} of {len(result.epochs)}, {result.seconds:.1f} s")
+    for untrained in result.untrained:
+        console.print(f"{untrained}: no AUC, since the training part lacks a class", highlight=False, markup=False)
     print("task,auc,labelled_held_out")
     for task_name, value in result.auc.items():
         labelled = int((~pd.isna(result.labels[task_name])).sum())

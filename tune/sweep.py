@@ -155,7 +155,8 @@ class Sweep:
         return spent or (study.hours is not None and self.progress.elapsed >= 3600 * study.hours)
 
     def _lookup(self, job: FoldJob) -> JobRecord | None:
-        return self.archive.load(job.identity, failed=job.trial in self.search.told)
+        found = self.archive.load(job.identity, failed=job.trial in self.search.told)
+        return None if found is None else self.plan.counted(found)  # an older version may have counted other folds
 
     def _on_record(self, trial: Trial, record: JobRecord) -> None:
         if self.fresh:

@@ -48,6 +48,7 @@ def bbc_cv(
     kinds: Mapping[str, Kind],
     *,
     task: str | None = None,
+    counted: Mapping[str, ArrayLike] | None = None,
     groups: Sequence[object] | None = None,
     confidence: float = 0.95,
     resamples: int = 500,
@@ -90,6 +91,8 @@ def bbc_cv(
             prediction. Without a label none is needed.
         kinds: of each task.
         task: what the winner was chosen by; the mean over all tasks if left out.
+        counted: of a task, [R, N], which predictions count: not those of models that were trained without one of the
+            classes, see `hilbert.folds.defined_folds`. All, where left out.
         groups: N group ids, or None; a document without a group is a group of its own.
         confidence: between 0 and 1.
         resamples: 2 or more.
@@ -104,7 +107,7 @@ def bbc_cv(
     """
     if not 0 < confidence < 1 or resamples < 2:
         raise ValueError(f"confidence must be in (0, 1) and resamples >= 2, not {confidence} and {resamples}")
-    table = table_of(labels, scores, kinds, task)
+    table = table_of(labels, scores, kinds, task, counted)
     complete = np.flatnonzero(table.complete)
     everyone = np.ones((1, table.documents))
     overall = np.array([table.worth(one, everyone)[0] for one in complete.tolist()])

@@ -26,16 +26,26 @@ _DRAWS = 5
 
 @dataclass(frozen=True)
 class Part:
-    """One task: labels [n] and scores [M, R, n] or [M, R, n, C] of its labelled documents, whose rows are [n]."""
+    """One task: labels [n] and scores [M, R, n] or [M, R, n, C] of its labelled documents, whose rows are [n].
+
+    `counted` [R, n] says which predictions count.
+    """
 
     y: Array
     scores: Array
     kind: Kind
     rows: Numbers
+    counted: NDArray[np.bool_]
 
     def present(self) -> NDArray[np.bool_]:
         """Which predictions are there, [M, R, n]."""
         return ~np.isnan(self.scores.sum(3) if self.scores.ndim == 4 else self.scores)
+
+    def weights(self, weights: Array, repeat: int) -> Array:
+        """Weights [B, N] of the documents, as those of a repeat's predictions that count, [B, n]."""
+        mine = weights[:, self.rows]
+        counted = self.counted[repeat]
+        return mine if counted.all() else mine * counted
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,9 @@ class Table:
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """Documents with a label in any task, [N]."""
-        return np.isin(np.arange(self.documents), np.concatenate([part.rows for part in self.parts.values()]))
+        """Documents with a label and a prediction that counts in any task, [N]."""
+        rows = [part.rows[part.counted.any(0)] for part in self.parts.values()]
+        return np.isin(np.arange(self.documents), np.concatenate(rows))
 
     def objective(self, values: Mapping[str, Array]) -> Array:
         """What the winner is chosen by, of AUCs by task; NaN where any of them is."""
@@ -61,8 +72,10 @@ class Table:
     def auc(self, name: str, configuration: int, weights: Array, stand_in: int) -> Array:
         """AUC of a configuration, completed by its stand-in, mean over repeats, in resamples of weights [B, N]: [B]."""
         part = self.parts[name]
-        mine = weights[:, part.rows]
-        values = [weighted_auc(part.y, one, part.kind, mine) for one in _predictions(part, configuration, stand_in)]
+        values = [
+            weighted_auc(part.y, one, part.kind, part.weights(weights, repeat))
+            for repeat, one in enumerate(_predictions(part, configuration, stand_in))
+        ]
         mean: Array = np.mean(values, axis=0)
         return mean
 
@@ -188,7 +201,11 @@ def _completed(own: Array, stand_in: Array, has: NDArray[np.bool_]) -> Array:
 
 
 def table_of(
-    labels: Mapping[str, ArrayLike], scores: Mapping[str, ArrayLike], kinds: Mapping[str, Kind], task: str | None
+    labels: Mapping[str, ArrayLike],
+    scores: Mapping[str, ArrayLike],
+    kinds: Mapping[str, Kind],
+    task: str | None,
+    counted: Mapping[str, ArrayLike] | None = None,
 ) -> Table:
     """Labels and scores, checked; see `hilbert.metrics.bbc_cv` for the shapes.
 
@@ -201,7 +218,8 @@ def table_of(
         )
     if task is not None and task not in kinds:
         raise ValueError(f"task must be one of {', '.join(kinds)}, not {task!r}")
-    parts = {name: _part(name, labels[name], scores[name], kind) for name, kind in kinds.items()}
+    which = counted or {}
+    parts = {name: _part(name, labels[name], scores[name], kind, which.get(name)) for name, kind in kinds.items()}
     sizes = {(len(part.scores), part.scores.shape[1], len(np.asarray(labels[name]))) for name, part in parts.items()}
     if len(sizes) > 1:
         raise ValueError(f"tasks differ in configurations, repeats or documents: {sorted(sizes)}")
@@ -214,14 +232,17 @@ def table_of(
     return Table(parts, [task] if task else list(kinds), documents, complete, empty)
 
 
-def _part(name: str, labels: ArrayLike, scores: ArrayLike, kind: Kind) -> Part:
+def _part(name: str, labels: ArrayLike, scores: ArrayLike, kind: Kind, counted: ArrayLike | None) -> Part:
     y, values = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if y.ndim != 1 or values.ndim not in (3, 4) or values.shape[2] != len(y):
         raise ValueError(
             f"{name}: scores must be [configurations, repeats, {len(y)}] or [..., classes], not {list(values.shape)}"
         )
+    which = np.ones(values.shape[1:3], np.bool_) if counted is None else np.asarray(counted, dtype=np.bool_)
+    if which.shape != values.shape[1:3]:
+        raise ValueError(f"{name}: counted must be {list(values.shape[1:3])}, not {list(which.shape)}")
     rows = np.flatnonzero(~np.isnan(y))
     labelled(y, np.zeros(values.shape[2:]), kind)  # shapes and labels fit the kind
     if kind != "multiclass" and values.ndim == 4:
         values = values[..., -1]
-    return Part(y[rows], values[:, :, rows], kind, rows)
+    return Part(y[rows], values[:, :, rows], kind, rows, which[:, rows])

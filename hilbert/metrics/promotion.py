@@ -47,6 +47,7 @@ def promotion(
     *,
     candidate: int | None = None,
     task: str | None = None,
+    counted: Mapping[str, ArrayLike] | None = None,
     groups: Sequence[object] | None = None,
     alpha: float = 0.05,
     resamples: int = 500,
@@ -75,6 +76,7 @@ def promotion(
         candidate: number of the configuration that may be promoted; the best on all documents, among the complete
             ones, if left out. Another is taken to be worse than the best by as much as it looks.
         task: what the winner was chosen by; the mean over all tasks if left out.
+        counted: of a task, [R, N], which predictions count, as in `bbc_cv`.
         groups: N group ids, or None; a document without a group is a group of its own.
         alpha: between 0 and 1.
         resamples: 2 or more.
@@ -90,7 +92,7 @@ def promotion(
     """
     if not 0 < alpha < 1 or resamples < 2:
         raise ValueError(f"alpha must be in (0, 1) and resamples >= 2, not {alpha} and {resamples}")
-    table = table_of(labels, _with_champion(scores, champion), kinds, task)
+    table = table_of(labels, _with_champion(scores, champion), kinds, task, counted)
     number, overall = _overall(table, candidate)
     if number is None:
         return None

@@ -154,6 +154,8 @@ def _figure(
 def nothing(held: HeldOut) -> str:
     """Why no curve of this task can be drawn."""
     y, _ = held.pooled
+    if not len(y) and any(map(len, held.labels)):
+        return "In every fold that holds out labelled documents the training part lacks a class: no score counts."
     if not len(y):
         return f"None of {plural(sum(held.missing), 'held-out document')} has a label for this task."
     only = name(held.spec.classes[int(y[0])])

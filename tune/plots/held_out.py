@@ -26,6 +26,7 @@ class HeldOut:
         scores: of each fold [n, C].
         missing: held-out documents without a label, of each fold.
         auc: of each fold, None where it is undefined.
+        counted: of each fold, whether its training part held every class: else its scores are in no picture.
     """
 
     task: str
@@ -35,6 +36,7 @@ class HeldOut:
     scores: tuple[Array, ...]
     missing: tuple[int, ...]
     auc: tuple[float | None, ...]
+    counted: tuple[bool, ...]
 
     @classmethod
     def of(cls, records: Sequence[JobRecord], task: str, spec: TaskConfig) -> "HeldOut":
@@ -48,14 +50,17 @@ class HeldOut:
             missing.append(int((~known).sum()))
         folds = tuple(record.fold for record in records)
         auc = tuple(record.auc.get(task) for record in records)
-        return cls(task, spec, folds, tuple(labels), tuple(scores), tuple(missing), auc)
+        counted = tuple(task not in record.untrained for record in records)
+        return cls(task, spec, folds, tuple(labels), tuple(scores), tuple(missing), auc, counted)
 
     @cached_property
     def pooled(self) -> tuple[Array, Array]:
-        """Labels [N] and scores [N, C] of all folds together."""
-        filled = [scores for scores in self.scores if len(scores)]
-        scores = np.concatenate(filled) if filled else np.zeros((0, self.spec.outputs))
-        return np.concatenate(self.labels), scores
+        """Labels [N] and scores [N, C] of all folds that count together."""
+        pairs = zip(self.labels, self.scores, strict=True)
+        filled = [(y, score) for (y, score), counts in zip(pairs, self.counted, strict=True) if counts and len(y)]
+        if not filled:
+            return np.zeros(0), np.zeros((0, self.spec.outputs))
+        return np.concatenate([y for y, _ in filled]), np.concatenate([score for _, score in filled])
 
     @property
     def columns(self) -> list[int]:
@@ -63,8 +68,9 @@ class HeldOut:
         return [1] if self.spec.kind == "binary" else list(range(len(self.spec.classes)))
 
     def against_rest(self, column: int) -> list[tuple[Array, Array]]:
-        """Of each fold, membership of a class (0 or 1) [n] and its score [n]."""
+        """Of each fold that counts, membership of a class (0 or 1) [n] and its score [n]."""
         return [
             ((y == column).astype(np.float64), score[:, column])
-            for y, score in zip(self.labels, self.scores, strict=True)
+            for y, score, counts in zip(self.labels, self.scores, self.counted, strict=True)
+            if counts
         ]

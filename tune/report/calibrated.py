@@ -54,7 +54,7 @@ class _Stacked(NamedTuple):
     Attributes:
         document: [N], which of the D documents a prediction is of.
         labels: [D].
-        scores: [R, D, C], NaN where there is none.
+        scores: [R, D, C], NaN where there is none, or none that counts.
         fold_of: [R, D], -1 where there is none.
         groups: D groups; None where they are not known.
     """
@@ -70,7 +70,10 @@ def _stacked(found: Predicted) -> _Stacked:
     names, first, document = np.unique(np.array(found.documents), return_index=True, return_inverse=True)
     shape = (int(found.repeats.max(initial=0)) + 1, len(names))
     scores, fold_of = np.full((*shape, found.scores.shape[1]), np.nan), np.full(shape, -1)
-    scores[found.repeats, document] = found.scores
+    counts = found.labelled
+    scores[found.repeats[counts], document[counts]] = found.scores[counts]
     fold_of[found.repeats, document] = found.folds
+    labels = np.full(len(names), np.nan)
+    labels[document[counts]] = found.labels[counts]
     groups = None if found.groups is None else [found.groups[row] for row in first]
-    return _Stacked(document, found.labels[first], scores, fold_of, groups)
+    return _Stacked(document, labels, scores, fold_of, groups)

@@ -47,21 +47,24 @@ def unfinished(material: Material) -> list[str]:
 
 
 def undefined_folds(material: Material) -> Table:
-    """Folds in which a task's AUC is undefined, and which classes they don't hold out."""
+    """Folds in which a task's AUC doesn't count, and why."""
     rows = []
     for task in material.study.tasks:
         done = material.jobs[material.jobs["status"] == "FINISHED"]
         folds = sorted(int(fold) for fold in done.loc[done[f"{task}/auc"].isna(), "fold"].unique())
         rows += [[task, str(fold), _why_undefined(material, task, fold)] for fold in folds]
-    return Table(["task", "fold", "not held out there"], rows)
+    return Table(["task", "fold", "why"], rows)
 
 
 def _why_undefined(material: Material, task: str, fold: int) -> str:
+    if fold in material.untrained.get(task, ()):
+        return "its training part lacks a class"
     counts = held_out_counts(material, task)
     if counts is None:
         return UNKNOWN
     missing = [str(name) for name in counts.columns if counts.loc[fold, name] == 0]
-    return ", ".join(missing) or ("too few labels" if list(counts.columns) == ["labelled"] else "")
+    few = "too few labels" if list(counts.columns) == ["labelled"] else ""
+    return f"not held out: {', '.join(missing)}" if missing else few
 
 
 def missing_labels(material: Material) -> Table | None:

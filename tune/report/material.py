@@ -7,8 +7,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from tune.comparison import PARAMS, parameter_columns, ranking
 from tune.entries import parameter_text
 from tune.evidence import CONFIGURATION, PREDICTIONS, Evidence, gather_evidence
 from tune.formats import log_name
-from tune.report.predicted import Predicted, by_task, of_trial
+from tune.report.predicted import Predicted, by_task, of_trial, untrained_folds, without_folds
 from tune.selection import objective_metric
 from tune.space import Choices, Parameter, Parameters, Range, Study, Value
 from tune.study_file import load_study
@@ -70,6 +70,7 @@ class Material:
         configuration: the winner's configuration, as text.
         predicted: the winner's held-out predictions by task.
         files: the study's files.
+        untrained: of each task, numbers of the folds whose training part lacks a class: they count nowhere.
         evidence: all configurations' held-out predictions; None where they can't be had.
         selected: what `hilbert select` chose; None where it chose nothing.
     """
@@ -81,6 +82,7 @@ class Material:
     configuration: str | None
     predicted: Mapping[str, Predicted]
     files: StudyFiles
+    untrained: Mapping[str, Collection[int]] = field(default_factory=dict)
     evidence: Evidence | None = None
     selected: Choice | None = None
 
@@ -160,7 +162,22 @@ def gather(client: Client, name: str) -> Material:
         if winner is not None:
             predicted, configuration = _of_winner(client, winner, study, evidence, files, folder)
         jobs = _jobs(client, experiment, study, folder)
-    return Material(study, ranked, jobs, winner, configuration, predicted, files, evidence, _selected(client, name))
+    untrained = _untrained(evidence, predicted, files.splits)
+    for task, folds in untrained.items():
+        jobs.loc[jobs["fold"].isin(folds), f"{task}/auc"] = math.nan  # an older version may have recorded one
+    predicted = {task: without_folds(found, untrained.get(task, ())) for task, found in predicted.items()}
+    chosen = _selected(client, name)
+    return Material(study, ranked, jobs, winner, configuration, predicted, files, untrained, evidence, chosen)
+
+
+def _untrained(
+    evidence: Evidence | None, predicted: Mapping[str, Predicted], splits: pd.DataFrame | None
+) -> dict[str, set[int]]:
+    if evidence is not None:
+        return {task: evidence.untrained_folds(task) for task in evidence.tasks}
+    if splits is None:
+        return {}
+    return {task: untrained_folds(found, splits) for task, found in predicted.items()}
 
 
 def _evidence(client: Client, name: str) -> tuple[ReadStudy, Evidence | None]:

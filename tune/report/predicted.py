@@ -4,8 +4,8 @@ Notation: N predictions of a task over all folds, C classes. With repeated cross
 repeat. What labels leave undefined is None.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from hilbert.folds import defined_folds
 from hilbert.groups import group_codes
 from hilbert.metrics import Kind, certainty, confusion_counts, pooled_interval, wilson_interval
 from hilbert.metrics.ranking import weighted_auc
 from hilbert.metrics.shapes import FEWEST_DEFINED
 from tune.evidence import Evidence
 from tune.notes import RESAMPLES
+from tune.recount import fold_parts
 
 Array = NDArray[np.float64]
 GRID = np.linspace(0, 1, 101)
@@ -34,7 +36,8 @@ class Predicted:
         classes: names of its C classes; empty for regression.
         folds: [N], number of the fold.
         repeats: [N], from 0.
-        labels: [N], class number or value, NaN where missing.
+        labels: [N], class number or value, NaN where missing, or where the prediction doesn't count, since the fold's
+            training part lacks a class.
         scores: [N, C] probabilities, or [N, 1] values.
         documents: N ids.
         groups: N groups, None for a document that is alone; None where they are not known.
@@ -115,11 +118,26 @@ def of_trial(evidence: Evidence, trial: int) -> dict[str, Predicted]:
             documents=names,
             folds=evidence.fold_of[:, order].T.ravel()[ran],
             repeats=np.tile(np.arange(evidence.repeats), len(order))[ran],
-            labels=np.repeat(evidence.labels[task][order], evidence.repeats)[ran],
+            labels=evidence.counted_labels(task)[:, order].T.ravel()[ran],
             scores=scores[ran],
             groups=[group[name] or None for name in names],
         )
     return found
+
+
+def untrained_folds(found: Predicted, splits: pd.DataFrame) -> set[int]:
+    """Numbers of the folds whose training part lacks a class, by the table of the splits; of a whole configuration."""
+    of_document = dict(zip(found.documents, found.labels, strict=True))
+    labels = np.array([of_document.get(name, np.nan) for name in splits["document_id"]], dtype=np.float64)
+    numbers = np.unique(found.folds).tolist()
+    parts = fold_parts(splits, max(numbers, default=-1) + 1)
+    trained = defined_folds(labels, len(found.classes), parts).trained
+    return {number for number in numbers if not trained[number]}
+
+
+def without_folds(found: Predicted, folds: Collection[int]) -> Predicted:
+    """The same, the predictions of some folds left out of all that is counted."""
+    return replace(found, labels=np.where(np.isin(found.folds, list(folds)), np.nan, found.labels))
 
 
 def _label(label: str | None, numbers: Mapping[str, float]) -> float:
