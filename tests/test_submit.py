@@ -81,6 +81,19 @@ def test_arguments_reach_the_sweep_as_they_were_given(overrides):
     assert said.split("\0")[:-1] == ["a study.yaml", "--set", *overrides, "--hash-ids"]
 
 
+@pytest.mark.parametrize("given", ["option", "override"])
+def test_the_command_line_on_a_cluster_has_no_password(given):
+    uri = "postgresql://ada:s3cr3t@host/db"
+    overrides = [f"tracking_uri={uri}"] if given == "override" else ["trials=3"]
+    options = Namespace(overrides=overrides, tracking_uri=uri if given == "option" else None, hash_ids=False)
+    command = sweep_command("~/project", Path("study.yaml"), options)
+    assert "s3cr3t" not in command
+    assert command.endswith("# recording to postgresql://***@host/db")
+    script = command.replace("hilbert", "echo").replace("~/project", "/")
+    said = subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout.decode()
+    assert said.split() == ["sweep", "study.yaml", *(["--set", "trials=3"] if given == "option" else [])]
+
+
 def test_paths_mean_the_same_on_the_cluster(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "features" / "mine").mkdir(parents=True)

@@ -37,9 +37,9 @@ def check_credentials(uri: str) -> None:
 
 
 @contextmanager
-def told_after(message: str, seconds: float = TELL_AFTER) -> Iterator[None]:
-    """Says on standard error that something is waited for, where the block takes longer."""
-    timer = threading.Timer(seconds, tell, [message])
+def told_after(message: str) -> Iterator[None]:
+    """Says on standard error that something is waited for, where the block takes longer than `TELL_AFTER` seconds."""
+    timer = threading.Timer(TELL_AFTER, tell, [message])
     timer.daemon = True
     timer.start()
     try:

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from hilbert.errors import HilbertError, StudyError
 from hilbert.files import NEW_FILE, PRIVATE, write_bytes
 from tune.job import JobRecord
+from tune.redaction import has_password, without_passwords
 
 
 class ArchiveError(HilbertError):
@@ -108,8 +109,11 @@ class Archive:
         _write(self.folder / "abandoned.json", json.dumps(sorted({*self.abandoned(), trial})).encode())
 
     def keep_study_file(self, content: Mapping[str, Any]) -> None:
-        """Notes the study file."""
-        _write(self.folder / "study_file.json", json.dumps(content, indent=2).encode())
+        """Notes the study file, without the password of its tracking address; others can't read one that it needs."""
+        uri = content.get("tracking_uri")
+        kept = json.dumps({**content, "tracking_uri": uri and without_passwords(uri)}, indent=2)
+        mode = PRIVATE if has_password(kept) else NEW_FILE
+        _write(self.folder / "study_file.json", kept.encode(), mode=mode)
 
     def keep_versions(self, content: Mapping[str, Any]) -> None:
         """Notes what the study is run with: see `tune.provenance`."""

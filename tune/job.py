@@ -24,6 +24,7 @@ from hilbert.training import EpochReport, FoldResult, fit
 from hilbert.verified import Known, trust
 from tune.checkpoints import StateCheckpoint, States
 from tune.gpu_memory import Meter, cuda_meter, is_out_of_memory
+from tune.redaction import without_passwords
 from tune.stores import local_folder
 
 RESULTS_VERSION = 1
@@ -194,8 +195,14 @@ def _run(job: FoldJob, data: StudyData, states: States | None, called_off: Calla
 
 
 def failed(job: FoldJob, error: str, started: float) -> JobRecord:
-    """The record of a job that did not end well."""
-    return JobRecord(identity=job.identity, fold=job.fold, started=started, seconds=time.time() - started, error=error)
+    """The record of a job that did not end well; `error` is kept without the passwords of addresses."""
+    return JobRecord(
+        identity=job.identity,
+        fold=job.fold,
+        started=started,
+        seconds=time.time() - started,
+        error=without_passwords(error),
+    )
 
 
 def _raised(job: FoldJob, error: Exception, started: float) -> JobRecord:

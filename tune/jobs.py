@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -136,11 +136,18 @@ class JobServer:
                     raise UnknownJobError(name) from None
                 raise
 
-    def submit(self, name: str, command: str) -> None:
-        """Starts a job, unless somebody has just started the one of this name."""
+    def submit(self, name: str, command: str, variables: Mapping[str, str]) -> None:
+        """Starts a job, unless somebody has just started the one of this name.
+
+        Args:
+            name: the job.
+            command: for a shell on the head.
+            variables: its environment there, beside what is there.
+        """
+        environment = {"env_vars": {**variables, **STOPPING}}
         with self._answering():
             try:
-                self.client.submit_job(entrypoint=command, submission_id=name, runtime_env={"env_vars": STOPPING})
+                self.client.submit_job(entrypoint=command, submission_id=name, runtime_env=environment)
             except RuntimeError as error:
                 if "already exists" not in str(error):
                     raise

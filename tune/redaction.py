@@ -45,9 +45,9 @@ def without_passwords(text: str) -> str:
     return _OPTION.sub(rf"\1\2{HIDDEN}", text)
 
 
-def has_password(uri: str) -> bool:
-    """Whether an address holds something that isn't to be shown."""
-    return without_passwords(uri) != uri
+def has_password(text: str) -> bool:
+    """Whether a text holds something that isn't to be shown."""
+    return without_passwords(text) != text
 
 
 def remember(uri: str) -> None:

@@ -11,16 +11,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hilbert.errors import InputError
 from tune.cluster import ClusterError, ClusterFile, UnreachableError, in_shell, ray_up, read_cluster_file, tunnel
 from tune.jobs import Attach, Job, JobServer, Start, UnknownJobError, decide
 from tune.options import DONE, FAILED, INTERRUPTED
-from tune.redaction import printable
+from tune.redaction import has_password, printable
 from tune.space import Study, is_url
 from tune.study_file import load_study
 from tune.terminal import tell
@@ -33,6 +33,8 @@ FIRST_LOOK = 10.0
 """Seconds that it has before, where the head may not run Ray at all."""
 PATIENCE = 600.0
 """Seconds without a connection after which nobody waits any longer; the job goes on."""
+SET_ADDRESS = "tracking_uri="
+"""What an override of the study file's address begins with."""
 SETTLING = 15.0
 """Seconds between the end of a job's output and its status."""
 
@@ -49,6 +51,7 @@ class Request:
         up: start the cluster, or bring it up to date, with `ray up`.
         wait: minutes to wait for nodes.
         again: the command that attaches again.
+        variables: the command's environment: a tracking address with a password, which others shall not read there.
     """
 
     study: Study
@@ -58,6 +61,7 @@ class Request:
     up: bool
     wait: float
     again: str
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def request(options: argparse.Namespace) -> Request:
@@ -91,6 +95,7 @@ def request(options: argparse.Namespace) -> Request:
         options.up,
         options.wait,
         shlex.join(["hilbert", *again(options)]),
+        {"MLFLOW_TRACKING_URI": uri} if (uri := _secret_address(options)) else {},
     )
 
 
@@ -111,8 +116,21 @@ def within(path: Path, what: str) -> Path:
 
 def sweep_command(folder: str, study: Path, options: argparse.Namespace) -> str:
     """The command line on the cluster, for a shell there."""
-    words = ["hilbert", "sweep", study.as_posix(), *_changes(options)]
-    return f"cd {in_shell(folder)} && exec {shlex.join(words)}"
+    secret = _secret_address(options)
+    words = ["hilbert", "sweep", study.as_posix(), *_changes(options, passwords=False)]
+    where = f" # recording to {printable(secret)}" if secret else ""  # so that commands of other addresses differ
+    return f"cd {in_shell(folder)} && exec {shlex.join(words)}{where}"
+
+
+def _secret_address(options: argparse.Namespace) -> str | None:
+    """The tracking address, where it holds a password."""
+    given = [word.removeprefix(SET_ADDRESS) for word in options.overrides if _is_secret_address(word)]
+    uri: str | None = options.tracking_uri or (given[-1] if given else None)
+    return uri if uri and has_password(uri) else None
+
+
+def _is_secret_address(override: str) -> bool:
+    return override.startswith(SET_ADDRESS) and has_password(override)
 
 
 def again(options: argparse.Namespace) -> list[str]:
@@ -122,9 +140,12 @@ def again(options: argparse.Namespace) -> list[str]:
     return ["submit", str(options.study), *_changes(options), *where, *folder, *([] if options.up else ["--no-up"])]
 
 
-def _changes(options: argparse.Namespace) -> list[str]:
-    found = ["--set", *options.overrides] if options.overrides else []
-    found += ["--tracking-uri", options.tracking_uri] if options.tracking_uri else []
+def _changes(options: argparse.Namespace, *, passwords: bool = True) -> list[str]:
+    """The options that both commands have; without `passwords` no tracking address that holds one."""
+    uri = options.tracking_uri
+    overrides = [word for word in options.overrides if passwords or not _is_secret_address(word)]
+    found = ["--set", *overrides] if overrides else []
+    found += ["--tracking-uri", uri] if uri and (passwords or not has_password(uri)) else []
     return found + (["--hash-ids"] if options.hash_ids else [])
 
 
@@ -215,7 +236,7 @@ def _started(asked: Request) -> str:
             say("nodes come when the sweep asks for them")
         found = decide(asked.study.study, server.jobs(), asked.command)
         if isinstance(found, Start):
-            server.submit(found.name, asked.command)
+            server.submit(found.name, asked.command, asked.variables)
             say(f"submitted {found.name}: {asked.command}\nCtrl-C leaves it running; to end it: {asked.again} --stop")
         if asked.cluster:
             say(f"MLflow is at http://localhost:5000 while this is open: ray attach {asked.cluster.path} -p 5000")

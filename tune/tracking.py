@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from hilbert.errors import InputError
 from tune.address import check_credentials, told_after, try_database
 from tune.database import SQLITE, database, first_touch, half_made, unusable, whole_address
 from tune.estimates import bounded
-from tune.redaction import printable, remember, without_passwords
+from tune.redaction import HIDDEN, printable, remember, without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +38,11 @@ def tracking_uri(given: str | None = None, study: str | None = None) -> str:
         InputError: no such address can be used.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or study or DEFAULT_URI
+    if re.search(rf"://{re.escape(HIDDEN)}@|={re.escape(HIDDEN)}(&|$)", uri):
+        raise InputError(
+            f"the tracking address {without_passwords(uri)} lacks its password, which is neither shown nor kept: give"
+            " the whole address in the variable MLFLOW_TRACKING_URI"
+        )
     remember(uri)
     check_credentials(uri)
     return whole_address(uri)
