@@ -11,6 +11,7 @@ Shapes: C classes, d = width.
 """
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -23,16 +24,20 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from hilbert.cells import told_counts, twins
 from hilbert.config import FitConfig, LossConfig, ModelConfig, TrainConfig
 from hilbert.documents import Documents
 from hilbert.errors import InputError
 from hilbert.features import FeatureStore
 from hilbert.folds import SMALLEST_INNER, Fold, make_folds
 from hilbert.groups import group_codes
+from hilbert.label_cells import ReadLabels, read_labels
 from hilbert.model import Hilbert
 from hilbert.prediction import Outputs, check_numbers, predict
 from hilbert.trainer import EpochReport
 from hilbert.training import fit
+
+logger = logging.getLogger(__name__)
 
 TASK = "label"
 """What the task is called within the model."""
@@ -104,8 +109,8 @@ class HilbertClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Class
 
         Args:
             X: N pairs (audio [S_a, D_a] or None, text [S_t, D_t] or None).
-            y: [N] labels of two classes or more. A document whose label is missing (None, NaN, empty) trains the
-                contrastive, CKA and information terms alone.
+            y: [N] labels of two classes or more. A document whose label is missing (None, NaN, empty, or a code such
+                as "NA", which is logged) trains the contrastive, CKA and information terms alone.
             groups: [N] documents of one group are never split between training and the choice of the epoch.
 
         Raises:
@@ -221,14 +226,32 @@ def _known(y: ArrayLike, count: int) -> tuple[NDArray[np.bool_], NDArray[Any]]:
     labels = np.asarray(y, dtype=object)  # as they are: text beside NaN would make the text "nan" of it
     if labels.shape != (count,):
         raise InputError(f"y must hold one label for each of the {count} documents of X, not {list(labels.shape)}")
-    blank = [isinstance(label, str) and not label.strip() for label in labels]
+    read = read_labels([label if isinstance(label, str) else None for label in labels])
+    blank = [isinstance(label, str) and text is None for label, text in zip(labels, read.texts, strict=True)]
     known: NDArray[np.bool_] = ~(np.asarray(pd.isna(labels)) | np.array(blank, dtype=bool))
-    present = labels[known].tolist()
+    present = [
+        label if text is None else text for label, text, there in zip(labels, read.texts, known, strict=True) if there
+    ]
     if not present:
         raise InputError("y holds no label")
     if len({isinstance(label, str) for label in present}) > 1:
         raise InputError("y holds text and numbers; its classes must be all of one kind")
+    _tell(read)
     return known, np.array(present)
+
+
+def _tell(read: ReadLabels) -> None:
+    """Logs what the labels were understood to say.
+
+    Raises:
+        InputError: classes may be one.
+    """
+    alike = twins(text for text in read.texts if text is not None)
+    if alike:
+        raise InputError(f"y: classes {alike[0]} differ in case, blanks or leading zeros alone; spell each in one way")
+    told = [f"{told_counts(read.missing)}: counted as missing labels"] if read.missing else []
+    for note in [*told, *read.notes("y")]:
+        logger.warning("%s", note)
 
 
 def _encoded(y: ArrayLike, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -10,6 +10,7 @@ A document may lack one modality, a segment too. Columns with other names are le
 import difflib
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +24,15 @@ import pandas as pd
 from hilbert import audio
 from hilbert.errors import CohortError
 from hilbert.files import digest
+from hilbert.people import column_faults, group_suspicion, read_people
+from hilbert.segment_table import KNOWN, SEGMENTS, read_segments
 from hilbert.tables import read_table, table_text
 
-DOCUMENTS, SEGMENTS = "documents.csv", "segments.csv"
+__all__ = ["DOCUMENTS", "SEGMENTS", "Cohort", "raise_faults"]
+
+log = logging.getLogger(__name__)
+
+DOCUMENTS = "documents.csv"
 _SHOWN = 50  # faults printed; all of them are kept in CohortError.faults
 _SLACK = 0.01  # seconds of rounding forgiven at a file's end
 _OVERHANG = 1.0  # seconds that the last segment's end may lie after it, as transcripts often have it
@@ -49,19 +56,23 @@ class Cohort:
         segments: one row per segment, in the order of the documents and then of `segment`; index `row`; columns
             document_id (str), segment (int), audio (str or None), start, end (float seconds, NaN where not given),
             text (str or None), then whatever else the file holds.
+        missing: further codes that count as a missing value in the documents, as they were named.
     """
 
     folder: Path
     documents: pd.DataFrame
     segments: pd.DataFrame
+    missing: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, folder: str | Path, *, check_audio: bool = True) -> Self:
-        """Read and check a cohort.
+    def load(cls, folder: str | Path, *, check_audio: bool = True, missing: Sequence[str] = ()) -> Self:
+        """Read and check a cohort. What its cells were understood to say is logged as warnings, with counts.
 
         Args:
             folder: the folder with documents.csv and segments.csv.
             check_audio: open the header of every sound file. Without it only their presence is checked.
+            missing: further codes that stand for a missing label or group, such as "-99". A label column keeps the
+                usual ones, as NA, until a task says what its classes are.
 
         Raises:
             CohortError: every fault of the cohort at once, with file and row, and what would be right.
@@ -74,17 +85,20 @@ class Cohort:
         documents, segments = (table.frame for table in tables)
         faults = [fault for table in tables for fault in table.faults]
         if not tables[0].faults:
-            faults += _document_faults(documents)
+            documents, found = _read_documents(documents, missing)
+            faults += found
         if not tables[1].faults:
             faults += _column_faults(segments, ["document_id", "segment"], ["audio", "text"], SEGMENTS)
+            faults += column_faults(list(segments.columns), KNOWN[2:], SEGMENTS)
         if faults:  # a table that can't be trusted would only make more, misleading faults
             raise_faults(message, faults)
-        segments, faults = _typed_segments(segments)
+        segments, notes, faults = read_segments(segments, folder)
+        _tell(notes)
         faults += _reference_faults(documents, segments)
         faults += _audio_faults(folder, segments, check_audio)
         if faults:
             raise_faults(message, sorted(faults, key=_row_of_fault))
-        return cls(folder, documents, _ordered(documents, segments))
+        return cls(folder, documents, _ordered(documents, segments), tuple(missing))
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -140,11 +154,19 @@ def _column_faults(frame: pd.DataFrame, needed: list[str], either: list[str], na
     return faults
 
 
-def _document_faults(documents: pd.DataFrame) -> list[str]:
-    faults = _column_faults(documents, ["document_id"], [], DOCUMENTS)
-    if faults:
-        return faults
-    return [*faults, *_unique_faults(documents, documents["document_id"])]
+def _read_documents(raw: pd.DataFrame, missing: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The documents as they are understood, and what is wrong with them."""
+    if faults := _column_faults(raw, ["document_id"], [], DOCUMENTS):
+        return raw, faults
+    people = read_people(raw, name=DOCUMENTS, missing=missing)
+    suspicion = group_suspicion(people.documents.get("group_id", pd.Series(dtype=object)).tolist())
+    _tell([*people.notes, *([f"{DOCUMENTS}: {suspicion}"] if suspicion else [])])
+    return people.documents, [*people.faults, *_unique_faults(people.documents, people.documents["document_id"])]
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        log.warning("%s", note)
 
 
 def _unique_faults(documents: pd.DataFrame, names: Iterable[str | None]) -> list[str]:
@@ -159,62 +181,6 @@ def _unique_faults(documents: pd.DataFrame, names: Iterable[str | None]) -> list
             )
         else:
             first_row[name] = int(row)
-    return faults
-
-
-def _number(text: str | None) -> float:
-    """The number a cell holds: NaN for an empty one; ValueError for what isn't a finite number."""
-    if text is None:
-        return math.nan
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _typed_segments(raw: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The segments with numbers as numbers (a bad number becomes -1 or NaN), and what is wrong with the cells."""
-    frame, faults = raw.copy(), list[str]()
-    for column in ("audio", "start", "end", "text"):
-        if column not in frame.columns:
-            frame[column] = pd.Series([None] * len(frame), index=frame.index, dtype=object)
-    numbers: list[int] = []
-    for row, text in frame["segment"].items():
-        try:
-            numbers.append(int(text))
-        except (TypeError, ValueError):
-            numbers.append(-1)
-            faults.append(
-                f"{SEGMENTS} row {row}: segment is {text or 'empty'!r}; write the order as an integer: 0, 1, 2"
-            )
-    for column in ("start", "end"):
-        seconds: list[float] = []
-        for row, text in frame[column].items():
-            try:
-                seconds.append(_number(text))
-            except ValueError:
-                seconds.append(math.nan)
-                faults.append(f"{SEGMENTS} row {row}: {column} is {text!r}; write seconds as a number like 12.5")
-        frame[column] = pd.Series(seconds, index=frame.index, dtype="float64")
-    frame["segment"] = pd.Series(numbers, index=frame.index, dtype="int64")
-    known = ["document_id", "segment", "audio", "start", "end", "text"]
-    bad_number = {int(fault.split(" row ")[1].split(":")[0]) for fault in faults if ": segment is" in fault}
-    faults += _duplicate_faults(frame, bad_number)
-    return frame[[*known, *(column for column in frame.columns if column not in known)]], faults
-
-
-def _duplicate_faults(segments: pd.DataFrame, bad_number: set[int]) -> list[str]:
-    faults, first_row = [], dict[tuple[str, int], int]()
-    for row, document, number in zip(segments.index, segments["document_id"], segments["segment"], strict=True):
-        if row in bad_number or document is None:
-            continue
-        if (document, number) in first_row:
-            faults.append(
-                f"{SEGMENTS} row {row}: segment {number} of document {document!r} stands already in row "
-                f"{first_row[document, number]}; number the segments of a document 0, 1, 2, each once"
-            )
-        else:
-            first_row[document, number] = int(row)
     return faults
 
 

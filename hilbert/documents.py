@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hilbert.cells import tidy
 from hilbert.errors import InputError
 from hilbert.plausible import LARGEST, implausible
 
@@ -103,8 +104,9 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
     ids = [str(name) for name in names]
     if len(ids) != count:
         raise InputError(f"{len(ids)} names for {count} documents; give one for each")
-    if len(set(ids)) < count:
-        repeated = next(name for number, name in enumerate(ids) if name in ids[:number])
+    tidied = [tidy(name) for name in ids]
+    if len(set(tidied)) < count:
+        repeated = next(name for number, name in enumerate(ids) if tidied[number] in tidied[:number])
         raise InputError(f"document {repeated!r}: named twice; every document needs a name of its own")
     return ids
 

@@ -228,7 +228,8 @@ def _with_labels(store: FeatureStore, cohort: Cohort, *, edited: bool) -> Featur
 
 
 def _cohort_entry(cohort: Cohort) -> dict[str, Any]:
-    return {"fingerprint": cohort.fingerprint(), "documents": len(cohort), "segments": len(cohort.segments)}
+    missing = {"missing": list(cohort.missing)} if cohort.missing else {}
+    return {"fingerprint": cohort.fingerprint(), "documents": len(cohort), "segments": len(cohort.segments), **missing}
 
 
 def encode_here(folder: Path, work: Work, places: Sequence[int]) -> Iterator[tuple[int, Encoded]]:

@@ -24,6 +24,7 @@ import pandas as pd
 
 from hilbert import verified
 from hilbert.errors import StoreError
+from hilbert.groups import read_groups
 from hilbert.plausible import check_plausible
 from hilbert.reading import content_of, explained, read_array
 from hilbert.store_checks import (
@@ -132,8 +133,8 @@ class FeatureStore:
 
     @property
     def groups(self) -> list[str]:
-        """[N] group of every document; a document without `group_id` is a group of its own."""
-        given = self.documents.get("group_id", pd.Series([None] * len(self), dtype=object)).tolist()
+        """[N] group of every document; one without `group_id`, or with a code such as NA, is a group of its own."""
+        given = read_groups(self.documents.get("group_id", pd.Series([None] * len(self), dtype=object)).tolist()).names
         mark = "alone: "
         while any(group is not None and group.startswith(mark) for group in given):
             mark = f"({mark})"  # never equal to a group that somebody named

@@ -23,8 +23,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from hilbert.cells import tidy
 from hilbert.errors import InputError
-from hilbert.groups import group_codes
+from hilbert.groups import group_codes, twin_groups
 
 Rows = NDArray[np.int64]
 Counts = NDArray[np.float64]
@@ -96,7 +97,7 @@ def make_folds(
         n_splits: 2 or more, and at most the number of groups (2 needs 4 groups).
         repeats: how often to deal the documents anew.
         seed: >= 0.
-        groups: N group ids, or None; a document whose group is None, NaN or "" is a group of its own.
+        groups: N group ids, or None; a document whose group is missing is a group of its own, see `group_codes`.
         inner_fraction: the share of the documents not held out that goes to inner validation, about (0.15: 1 in 7). A
             small cohort gives more: as much as makes ten documents, up to a quarter.
 
@@ -104,10 +105,13 @@ def make_folds(
         ``repeats * n_splits`` folds, repeat by repeat.
 
     Raises:
-        InputError: an argument is out of its range, ids repeat, lengths differ, or there are too few groups.
+        InputError: an argument is out of its range, ids repeat, lengths differ, groups differ in case alone, or there
+            are too few of them.
     """
     documents = list(documents)
     _check_arguments(documents, n_splits, repeats, seed, inner_fraction)
+    if doubtful := twin_groups(groups):
+        raise InputError(f"groups: {doubtful}")
     order = np.array(sorted(range(len(documents)), key=documents.__getitem__), dtype=np.int64)
     codes = group_codes(groups, len(documents))[order]
     codes = group_codes(codes.tolist(), len(codes))  # numbered in the canonical order
@@ -223,7 +227,7 @@ def splits_hash(folds: Sequence[Fold], documents: Sequence[str]) -> str:
 
 
 def _check_arguments(documents: Sequence[str], n_splits: int, repeats: int, seed: int, inner_fraction: float) -> None:
-    ids = pd.Series(list(documents), dtype=object)
+    ids = pd.Series([tidy(one) if isinstance(one, str) else one for one in documents], dtype=object)
     if ids.duplicated().any():
         raise InputError(f"document ids must be unique; repeated: {', '.join(map(str, ids[ids.duplicated()][:5]))}")
     if n_splits < 2:

@@ -4,23 +4,26 @@ A cohort is encoded first, by the encoders that the release names. A store is ta
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from hilbert.cells import number, tidy, told_counts
 from hilbert.cohort import DOCUMENTS, SEGMENTS, Cohort
 from hilbert.config import TaskConfig
 from hilbert.encoders import Modality, load_encoder
 from hilbert.errors import InputError, StoreError
 from hilbert.extraction import extract
 from hilbert.features import FeatureStore
+from hilbert.label_cells import read_labels
 from hilbert.metrics import Array, auc, bootstrap_interval, brier
 from hilbert.predicted import MODALITIES, Predicted
 from hilbert.release import Release
 from hilbert.store_files import MANIFEST
+from hilbert.tasks import suspicions
 from hilbert.temporary import temporary_folder
 
 logger = logging.getLogger(__name__)
@@ -154,24 +157,30 @@ def open_data(data: FeatureStore | Cohort | str | Path) -> FeatureStore | Cohort
     raise InputError(f"{folder}: {why}; a store holds {MANIFEST}, a cohort {DOCUMENTS} and {SEGMENTS}")
 
 
-def evaluate(predicted: Predicted, documents: pd.DataFrame) -> pd.DataFrame:
+def evaluate(
+    predicted: Predicted, documents: pd.DataFrame, *, missing: Mapping[str, Sequence[str]] | None = None
+) -> pd.DataFrame:
     """How good predictions are of documents whose labels are known: of people whom the model has never seen.
 
     Args:
         predicted: the predictions.
         documents: of the same documents in the same order: `group_id`, if there is one, and label columns.
+        missing: by task, codes that count as a missing label beside the usual ones: `missing_codes` of the release.
 
     Returns:
         One row a task that has a label column: `task`, `labelled` documents, `auc`, `low` and `high` (95 % bootstrap
-        interval that resamples groups), `brier`; None where undefined. A label that isn't one of the task's classes
-        counts as missing, and is said to be in the log.
+        interval that resamples groups), `brier`; None where undefined. A label that isn't one of the task's classes, or
+        no number, counts as missing, and is said to be in the log.
     """
     rows = []
     groups = documents.get("group_id")
+    columns = {tidy(str(column)): column for column in documents.columns}
     for task, spec in predicted.tasks.items():
-        if task not in documents:
+        column = columns.get(task)
+        if column is None:
             continue
-        y, scores = _numbers(documents[task], task, spec), predicted.scores[task]
+        codes = (missing or {}).get(task, ())
+        y, scores = _numbers(documents[column], task, spec, codes), predicted.scores[task]
         interval = bootstrap_interval(y, scores, spec.kind, groups=None if groups is None else list(groups))
         rows.append(
             {
@@ -186,12 +195,29 @@ def evaluate(predicted: Predicted, documents: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "labelled", "auc", "low", "high", "brier"])
 
 
-def _numbers(cells: "pd.Series[Any]", task: str, spec: TaskConfig) -> Array:
+def _numbers(cells: "pd.Series[Any]", task: str, spec: TaskConfig, codes: Sequence[str]) -> Array:
     """Class numbers or values, [N], NaN where missing."""
-    texts = [None if pd.isna(cell) else str(cell).strip() for cell in cells]
-    if spec.kind == "regression":
-        return np.array([np.nan if not text else float(text) for text in texts])
-    unknown = sorted({text for text in texts if text and text not in spec.classes})
+    given = [None if pd.isna(cell) else str(cell) for cell in cells]
+    numeric = spec.kind == "regression"
+    classes = [tidy(one) for one in spec.classes]
+    read = read_labels(given, classes=classes or None, numeric=numeric, codes=[tidy(code) for code in codes])
+    place = {one: float(position) for position, one in enumerate(classes)}
+    values = {text: number(text) if numeric else place.get(text) for text in set(read.texts) if text is not None}
+    unknown = sorted(text for text, value in values.items() if value is None)
+    known = [value for text in read.texts if text is not None and (value := values[text]) is not None]
+    for note in [*read.notes(task), *(suspicions(task, known) if numeric else [])]:
+        logger.warning("%s", note)
+    if read.missing:
+        logger.warning("%s: counted as missing: %s", task, told_counts(read.missing))
     if unknown:
         logger.warning("%s: labels that the model doesn't know count as missing: %s", task, ", ".join(unknown))
-    return np.array([spec.classes.index(text) if text in spec.classes else np.nan for text in texts])
+    found = [None if text is None else values[text] for text in read.texts]
+    return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
+
+
+def missing_codes(release: Release) -> dict[str, list[str]]:
+    """By task, the codes that counted as a missing label where the release was trained, as far as they were named."""
+    tasks = (release.made.get("configuration") or {}).get("tasks") or {}
+    extracted = [str(code) for code in release.made.get("missing") or ()]
+    named = {task: told.get("missing_values") or () for task, told in tasks.items() if isinstance(told, Mapping)}
+    return {task: [*map(str, named.get(task, ())), *extracted] for task in release.tasks}

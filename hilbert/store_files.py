@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,8 +23,10 @@ import pandas as pd
 from pydantic import Field, TypeAdapter, model_validator
 
 from hilbert import __version__
+from hilbert.cells import tidy
 from hilbert.errors import StoreError, shown
 from hilbert.files import digest
+from hilbert.people import read_people
 from hilbert.plausible import LARGEST, is_plausible
 from hilbert.reading import (
     LARGEST_JSON,
@@ -36,6 +39,8 @@ from hilbert.reading import (
     parse_json,
     read_array,
 )
+
+log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "hilbert-features", 1
 MANIFEST, DOCUMENTS = "manifest.json", "documents.csv"
@@ -60,17 +65,30 @@ def encoder_description(encoder: Mapping[str, Any] | str | None) -> dict[str, An
 
 
 def clean_documents(documents: pd.DataFrame) -> pd.DataFrame:
-    """The columns that may stand in a store, checked to survive being written and read."""
-    columns = [str(column) for column in documents.columns]
+    """The columns that may stand in a store, checked to survive being written and read.
+
+    Names, ids, groups and labels are in one spelling each; codes for a missing group are gaps, which is logged.
+    """
+    columns = [tidy(str(column)) for column in documents.columns]
     if "document_id" not in columns or documents.empty:
         raise StoreError("documents: needs a column 'document_id' and at least one row")
-    names = [str(name).strip() if not pd.isna(name) else "" for name in documents["document_id"]]
+    if len(set(columns)) < len(columns):
+        twice = next(column for column in columns if columns.count(column) > 1)
+        raise StoreError(f"documents: {twice!r} appears twice; every document and column needs a name of its own")
+    table = documents.set_axis(columns, axis=1)
+    names = ["" if pd.isna(name) else tidy(str(name)) for name in table["document_id"]]
     if "" in names:
         raise StoreError(f"documents: row {names.index('') + 1} has no document_id")
-    if len(set(names)) < len(names) or len(set(columns)) < len(columns):
-        twice = next(name for name in [*names, *columns] if names.count(name) > 1 or columns.count(name) > 1)
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise StoreError(f"documents: {twice!r} appears twice; every document and column needs a name of its own")
-    return documents.loc[:, [column.lower() not in PRIVATE_COLUMNS for column in columns]].assign(document_id=names)
+    kept = table.loc[:, [column.lower() not in PRIVATE_COLUMNS for column in columns]].assign(document_id=names)
+    people = read_people(kept, name="documents")
+    if people.faults:
+        raise StoreError("\n  ".join(people.faults[:20]))
+    for note in people.notes:
+        log.warning("%s", note)
+    return people.documents
 
 
 def write_modality(

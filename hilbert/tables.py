@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from hilbert.cells import tidy
+
 _LONGEST_CELL = 2**31 - 1  # a whole transcript may stand in one cell; the csv module stops at 128 KiB unless told
 
 
@@ -90,7 +92,7 @@ def read_table(path: Path) -> Table:
         return Table(empty, (str(error),))
     if not records:
         return Table(empty, (f"{path.name}: empty; its first row must name the columns",))
-    columns = records[0][1]
+    columns = [tidy(column) for column in records[0][1]]
     faults = _header_faults(columns, path.name)
     ragged = [(line, cells) for line, cells in records[1:] if len(cells) != len(columns)]
     faults += [

@@ -1,10 +1,15 @@
 """Cohorts made for tests: sound that is quick to write, and tables as a user would write them."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile
+
+from hilbert.features import FeatureStore
 
 DOCUMENTS = "document_id,group_id,affect\na,g,low\nb,g,\nc,,high\n"
 SEGMENTS = (
@@ -38,3 +43,18 @@ def edit(text: str, row: int, line: str | None) -> str:
     lines: Sequence[str] = text.splitlines()
     kept = [line if number == row else old for number, old in enumerate(lines, start=1)]
     return "\n".join(old for old in kept if old is not None) + "\n"
+
+
+def store_as_before(folder: Path, documents: str, *, seed: int = 0) -> Path:
+    """A feature store whose table holds these cells as they are, as the version before wrote them."""
+    rng = np.random.default_rng(seed)
+    count = len(documents.splitlines()) - 1
+    names = pd.DataFrame({"document_id": [f"d{number}" for number in range(count)]})
+    audio, text = ([rng.standard_normal((2, dim)).astype(np.float32) for _ in range(count)] for dim in (4, 3))
+    FeatureStore.write(folder, documents=names, audio=audio, text=text, overwrite=True)
+    (folder / "documents.csv").write_text(documents, encoding="utf-8", newline="")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    content = documents.encode()
+    manifest["files"]["documents.csv"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

@@ -13,10 +13,11 @@ PLATFORM = {"ray", "optuna", "mlflow", "tune"}
 
 # What a module may import of its own package, in layers: a module may import from the layers before its own.
 HILBERT = [
-    {"errors", "numeric", "files", "repeatable"},
-    {"reading"},
+    {"errors", "numeric", "files", "repeatable", "cells"},
+    {"reading", "label_cells"},
     {"tables", "groups", "config", "ragged", "temporary", "plausible", "verified"},
-    {"tasks", "audio", "store_files", "class_weights", "estimators", "documents"},
+    {"people", "columns"},
+    {"tasks", "segment_table", "audio", "store_files", "class_weights", "estimators", "documents"},
     {"store_checks"},
     {"losses", "metrics", "folds", "features", "cohort", "encoders", "attention", "pooling", "experts", "batches"},
     {"shards", "model", "calibration"},

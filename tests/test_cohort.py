@@ -71,16 +71,6 @@ def test_tolerates_what_programs_write(tmp_path: Path, spoil: Callable[[str], st
     )
 
 
-def test_na_is_a_label_and_a_word(tmp_path: Path) -> None:
-    """pandas by itself would read these as missing."""
-    documents = "document_id,affect\nNA,None\nnull,nan\n"
-    segments = "document_id,segment,text\nNA,0,NaN\nnull,0,null\n"
-    cohort = Cohort.load(cohorts.write_cohort(tmp_path, documents, segments))
-    assert cohort.document_ids == ["NA", "null"]
-    assert cohort.documents["affect"].tolist() == ["None", "nan"]
-    assert cohort.segments["text"].tolist() == ["NaN", "null"]
-
-
 def test_a_transcript_may_be_long_and_have_lines(tmp_path: Path) -> None:
     words = "so it went on " * 20_000
     segments = f'document_id,segment,text\na,0,"{words}\nand ""on"""\na,1,x\n'

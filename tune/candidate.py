@@ -98,7 +98,8 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """What a release says of where it comes from; no path, no document."""
-        study = self.plan.study
+        study, manifest = self.plan.study, open_store(self.store, self.fingerprint).manifest
+        cohort = manifest["cohort"] or {}
         return {
             "study": study.study,
             "objective": study.objective,
@@ -108,7 +109,8 @@ class Candidate:
             "configuration": self.config.model_dump(mode="json"),
             "features": self.features,
             "fingerprint": self.fingerprint,
-            "cohort": (open_store(self.store, self.fingerprint).manifest["cohort"] or {}).get("fingerprint"),
+            "cohort": cohort.get("fingerprint"),
+            **({"missing": cohort["missing"]} if cohort.get("missing") else {}),
             "splits": self.plan.data.splits,
             "folds": study.folds.model_dump(mode="json"),
             "documents": len(self.plan.documents),

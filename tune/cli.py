@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def extract(options: argparse.Namespace) -> int:
     """`hilbert extract`."""
     from hilbert.cohort import Cohort
+    from hilbert.columns import column_report
     from tune.bars import counted
 
     screen = console()
@@ -55,7 +56,9 @@ def extract(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in names}
     if options.workers is None and options.gpus_per_encoder is not None:
         raise InputError("--gpus-per-encoder says how many GPUs each of several encoders has: it needs --workers")
-    cohort = Cohort.load(options.cohort, check_audio=options.on_error == "fail")
+    cohort = Cohort.load(options.cohort, check_audio=options.on_error == "fail", missing=options.missing)
+    if columns := column_report(cohort.documents):
+        tell(columns)
     with counted(screen, "segments") as report:
         if options.workers is None:
             from hilbert import extraction

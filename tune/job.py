@@ -25,6 +25,7 @@ from hilbert.verified import Known, trust
 from tune.checkpoints import StateCheckpoint, States
 from tune.gpu_memory import Meter, cuda_meter, is_out_of_memory
 from tune.redaction import without_passwords
+from tune.space import identity_of
 from tune.stores import local_folder
 
 RESULTS_VERSION = 1
@@ -140,7 +141,7 @@ class JobRecord:
 
 def job_identity(config: FitConfig, fold: int, *, fingerprint: str, splits: str) -> str:
     """Hash of (features and labels, splits, configuration with its seed, fold, version of the results)."""
-    content = [fingerprint, splits, config.model_dump(mode="json"), fold, RESULTS_VERSION]
+    content = [fingerprint, splits, identity_of(config), fold, RESULTS_VERSION]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -60,6 +60,14 @@ def _add_extract(commands: Commands) -> None:  # type: ignore[valid-type]
     )
     command.add_argument("--overwrite", action="store_true", help="replace a store of other content")
     command.add_argument(
+        "--missing",
+        metavar="CODE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="further codes for a missing label or group in documents.csv, as in --missing -99 unknown",
+    )
+    command.add_argument(
         "--workers",
         type=_workers,
         metavar="N|all",

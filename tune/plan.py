@@ -1,5 +1,7 @@
 """A study whose data has been looked at: stores, labels and folds, checked before anything runs."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,10 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from hilbert.cells import told_counts, twins
 from hilbert.config import TaskConfig
 from hilbert.errors import StoreError, StudyError, shown
 from hilbert.features import FeatureStore
-from hilbert.folds import Defined, class_counts, defined_folds, make_folds, splits_hash
+from hilbert.folds import Defined, Fold, class_counts, defined_folds, make_folds, splits_hash
+from hilbert.groups import read_groups, twin_groups
+from hilbert.people import group_suspicion, twin_id_faults
+from hilbert.store_files import DOCUMENTS
 from hilbert.tasks import Labels, encode_labels
 from tune.counting import check_defined, counting_lines
 from tune.job import FoldJob, JobRecord, StudyData, job_identity
@@ -33,6 +39,7 @@ class Plan:
         labels: the tasks' labels.
         documents: ids of all documents.
         groups: their groups; a document without one is a group of its own.
+        notes: what is to be told of groups and columns before anything runs.
     """
 
     study: Study
@@ -40,6 +47,7 @@ class Plan:
     labels: dict[str, Labels]
     documents: Sequence[str]
     groups: Sequence[str]
+    notes: Sequence[str] = ()
 
     @property
     def order(self) -> list[int]:
@@ -83,6 +91,8 @@ class Plan:
         content = self.study.model_dump(mode="json")
         for name in MAY_CHANGE:
             del content[name]
+        if not any(found.named for found in self.labels.values()):
+            del content["missing_values"]  # it has no effect, and studies of earlier versions don't know it
         return content | {"splits": self.data.splits[:12], "features": dict(self.data.fingerprints)}
 
 
@@ -102,7 +112,9 @@ def make_plan(study: Study) -> Plan:
                 f"{other}: holds other documents or labels than {place}: {difference}; extract both from one cohort"
             )
     _check_distinct(stores)
-    labels = encode_labels(first.documents, study.tasks, source=f"{place}/documents.csv")
+    source = f"{place}/{DOCUMENTS}"
+    _check_people(first, source)
+    labels = encode_labels(first.documents, study.labels, source=source)
     folds = make_folds(
         first.document_ids,
         labels,
@@ -117,10 +129,48 @@ def make_plan(study: Study) -> Plan:
         stores=places,
         fingerprints={name: store.fingerprint for name, store in stores.items()},
         folds=folds,
-        splits=splits_hash(folds, first.document_ids),
+        splits=_splits(folds, first.document_ids, labels),
         verified={path: one for store in stores.values() for path, one in store.known.items()},
     )
-    return Plan(study, data, labels, first.document_ids, first.groups)
+    return Plan(study, data, labels, first.document_ids, first.groups, tuple(_notes(first, labels)))
+
+
+def _check_people(store: FeatureStore, source: str) -> None:
+    """Refuses documents and groups that may be one: on both sides of a split, they would flatter every result."""
+    faults = twin_id_faults(store.documents, source)
+    cells = store.documents.get("group_id")
+    if doubtful := None if cells is None else twin_groups(cells.tolist()):
+        faults.append(f"{source}: group_id: {doubtful}")
+    if faults:
+        raise StoreError("\n  ".join([*faults[:20], "mend the cohort's documents.csv, and extract again"]))
+
+
+def _splits(folds: Sequence[Fold], documents: Sequence[str], labels: Mapping[str, Labels]) -> str:
+    """Hash of the folds; and of the labels, where they are not those that the cells as they are would give.
+
+    The features' fingerprint covers the cells, but not what they are taken for.
+    """
+    found = splits_hash(folds, documents)
+    read = {
+        task: [None if value != value else value for value in one.values.tolist()]
+        for task, one in labels.items()
+        if not one.literal
+    }
+    return hashlib.sha256(json.dumps([found, read], sort_keys=True).encode()).hexdigest() if read else found
+
+
+def _notes(store: FeatureStore, labels: Mapping[str, Labels]) -> list[str]:
+    cells = store.documents.get("group_id")
+    groups = None if cells is None else read_groups(cells.tolist())
+    notes = [note for found in labels.values() for note in found.notes]
+    if groups and groups.missing:
+        notes.append(f"group_id: {told_counts(groups.missing)}: no group, each such document is one of its own")
+    if groups and groups.merged:
+        notes.append(f"group_id: {told_counts(groups.merged)}: the same groups as the plain numbers")
+    if suspicion := None if groups is None else group_suspicion(groups.names):
+        notes.append(suspicion)
+    alike = [pair for pair in twins(map(str, store.documents.columns)) if set(pair) & set(labels)]
+    return notes + [f"columns {' and '.join(map(shown, pair))} differ in case or blanks alone" for pair in alike]
 
 
 def _difference(here: pd.DataFrame, there: pd.DataFrame) -> str:
@@ -160,6 +210,24 @@ def _open(location: str) -> FeatureStore:
             f"{location}: holds no {missing[0]} features, and HILBERT needs both; extract with --{missing[0]}"
         )
     return store
+
+
+def label_report(plan: Plan) -> str:
+    """What each task's labels are: classes with their counts or the range, missing ones by code, and what is odd."""
+    lines = []
+    for task, found in plan.labels.items():
+        known = found.values[found.labelled]
+        if found.spec.kind == "regression":
+            what = f"{len(known)} labels from {known.min():g} to {known.max():g}"
+        else:
+            what = ", ".join(f"{_short(name)} {count}" for name, count in found.counts().items())
+        codes = f" ({told_counts(found.missing)})" if found.missing else ""
+        lines.append(f"{task} ({found.spec.kind}): {what}; missing {len(found.values) - len(known)}{codes}")
+    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
+
+
+def _short(name: str) -> str:
+    return shown(name)[1:-1]
 
 
 def fold_report(plan: Plan) -> str:

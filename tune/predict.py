@@ -95,7 +95,7 @@ def predict(request: Request, *, uri: str | None, console: Console) -> list[Path
             "the model has learned from these very people: how well it predicts them says nothing of new ones"
         )
     else:
-        _show_quality(inference.evaluate(found, data.documents), console)
+        _show_quality(inference.evaluate(found, data.documents, missing=inference.missing_codes(release)), console)
     return list(places.values())
 
 

@@ -11,7 +11,7 @@ from hilbert.errors import StudyError
 from hilbert.training import EpochReport, FoldResult, fit
 from tune.bars import counted
 from tune.job import open_store, prepare_worker, record
-from tune.plan import make_plan
+from tune.plan import label_report, make_plan
 from tune.predictions import predictions
 from tune.space import Study
 
@@ -25,6 +25,7 @@ def fit_fold(study: Study, number: int, *, output: Path | None, console: Console
     plan = make_plan(study)
     if not 0 <= number < len(plan.data.folds):
         raise StudyError(f"--fold {number}: the study has folds 0 to {len(plan.data.folds) - 1}")
+    console.print(label_report(plan), highlight=False, markup=False, soft_wrap=True)
     fold, name = plan.data.folds[number], study.store({})
     config = study.configuration({})
     prepare_worker()

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -140,6 +140,9 @@ class Study(Section):
     """Folder of the feature store, or its URL (s3://bucket/folder); or several by name: the search chooses."""
     tasks: Annotated[dict[str, str | dict[str, Any]], Field(min_length=1)]
     """Label column to its kind: `binary`, `multiclass`, `regression`, or `{kind: binary, classes: [no, yes]}`."""
+    missing_values: list[int | float | str] | dict[str, list[int | float | str]] | None = None
+    """Codes that stand for a missing label, as -99 or unknown, beside the usual ones such as NA: of all tasks, or by
+    task. A cell counts that holds the same text or the same number."""
     folds: FoldsConfig = FoldsConfig()
     """The splits."""
     trials: Annotated[int, Field(ge=1, le=MOST_TRIALS)] = 20
@@ -191,6 +194,33 @@ class Study(Section):
                     f"features: {shown(name)} can't name a store: write a word, {LONGEST_NAME} characters at most"
                 )
         return features
+
+    @field_validator("missing_values", mode="before")
+    @classmethod
+    def _codes(cls, codes: object) -> object:
+        lists = list(codes.values()) if isinstance(codes, dict) else [codes]
+        for one in lists if codes is not None else ():
+            right = "write a list, [-99, unknown], or one for each task, {age: [-99]}"
+            if not isinstance(one, list):
+                raise ValueError(f"missing_values: {right}, not {shown(one)}")  # noqa: TRY004 (pydantic takes this one)
+            wrong = [code for code in one if isinstance(code, bool) or not isinstance(code, int | float | str)]
+            if wrong:
+                raise ValueError(f"missing_values: {shown(wrong[0])} is no text and no number; put quotes around it")
+        return codes
+
+    @model_validator(mode="after")
+    def _codes_of_known_tasks(self) -> Self:
+        for task in self.missing_values if isinstance(self.missing_values, dict) else ():
+            if task not in self.tasks:
+                raise ValueError(f"missing_values names {shown(task)}, which is not among the tasks")
+        return self
+
+    @property
+    def labels(self) -> dict[str, str | dict[str, Any]]:
+        """The tasks, each with its codes for a missing label."""
+        named = self.missing_values or []
+        codes = {task: named.get(task) if isinstance(named, dict) else named for task in self.tasks}
+        return {task: _with_codes(wanted, codes[task]) for task, wanted in self.tasks.items()}
 
     @property
     def stores(self) -> dict[str, str]:
@@ -247,7 +277,23 @@ class Study(Section):
             if name != FEATURES:
                 section, key = name.split(".")
                 sections[section][key] = value
-        return FitConfig.model_validate({"tasks": self.tasks, "seed": self.seed, **sections})
+        return FitConfig.model_validate({"tasks": self.labels, "seed": self.seed, **sections})
+
+
+def _with_codes(wanted: str | dict[str, Any], codes: Sequence[int | float | str] | None) -> str | dict[str, Any]:
+    if not codes:
+        return wanted
+    declared = {"kind": wanted} if isinstance(wanted, str) else wanted
+    return {**declared, "missing_values": [*declared.get("missing_values", ()), *codes]}
+
+
+def identity_of(config: FitConfig) -> dict[str, Any]:
+    """What a configuration is known by: all of it but the codes for missing labels, whose effect the labels show."""
+    told = config.model_dump(mode="json")
+    for task, wanted in told["tasks"].items():
+        if isinstance(wanted, dict) and wanted.pop("missing_values", None) is not None and list(wanted) == ["kind"]:
+            told["tasks"][task] = wanted["kind"]
+    return told
 
 
 def is_url(location: str) -> bool:
@@ -257,8 +303,8 @@ def is_url(location: str) -> bool:
 
 def configuration_hash(config: FitConfig, store: str) -> str:
     """Identity of a configuration on a feature store: 12 hexadecimal digits."""
-    content = json.dumps([store, config.model_dump(mode="json")], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    told = json.dumps([store, identity_of(config)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def _admitted(parameter: Parameter, value: Value) -> Value | None:

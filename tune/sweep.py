@@ -19,7 +19,7 @@ from tune.archive import Archive
 from tune.estimates import bounded, estimates
 from tune.job import FoldJob, JobRecord
 from tune.ledger import Ledger, Listener, Racing, Trial
-from tune.plan import Plan, fold_report, make_plan
+from tune.plan import Plan, fold_report, label_report, make_plan
 from tune.progress import SweepProgress
 from tune.provenance import commit, versions
 from tune.racing import RULES, Table, shortfall
@@ -300,6 +300,7 @@ def _with_archive(
         archive.begin(plan.description())
         archive.keep_study_file(study.model_dump(mode="json"))
         prepare(archive)
+        console.print(label_report(plan), highlight=False, markup=False, soft_wrap=True)
         console.print(fold_report(plan), highlight=False, markup=False, soft_wrap=True)
         console.print(f"recording to {uri}", style="dim", highlight=False, soft_wrap=True)
         recorder = Recorder(_recorded(plan, archive, hash_ids), client)
