@@ -166,8 +166,8 @@ def parse_json(content: bytes) -> Any:
 def parse_flat_json(content: bytes) -> Any:
     """As `parse_json`, for callers that check the levels themselves: fast with many numbers."""
     try:
-        parsed = json.loads(content.decode(), object_pairs_hook=_object, parse_constant=_no_number)
-        if SURROGATE.search(content):
+        parsed = _DECODER.decode(content.decode())
+        if b"\\u" in content and SURROGATE.search(content):
             json.dumps(parsed, ensure_ascii=False).encode()
     except RecursionError:
         raise Damaged("nested too deeply") from None
@@ -192,6 +192,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no number in JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
 
 
 def read_json(path: Path, schema: TypeAdapter[T], *, largest: int = LARGEST_JSON) -> T:

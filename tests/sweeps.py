@@ -152,7 +152,7 @@ def records(folder: Path, study: str) -> dict[str, dict[str, Any]]:
     found = {}
     for path in (folder / "studies" / study / "jobs").glob("*.json"):
         content = json.loads(path.read_text())
-        for name in ("started", "seconds"):
+        for name in ("started", "seconds", "checksum"):
             del content[name]
         content["epochs"].pop("seconds", None)
         found[path.name] = content

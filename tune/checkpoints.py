@@ -4,8 +4,9 @@ A job whose node is lost goes on elsewhere, so that its state must not lie there
 driver's sends it (`States` is what both do).
 """
 
+import hashlib
 import io
-import pickle
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,17 @@ from typing import Protocol
 import torch
 
 from hilbert.files import write_bytes
+from hilbert.reading import Damaged, Fault, content_of
 from hilbert.trainer import State
 from hilbert.training import Checkpoint
 
 CHECKPOINT_EVERY = 60.0
 """Seconds between two states of a long fit: what a lost worker costs at most."""
+
+LARGEST = 1 << 36
+"""Bytes of a state, at most."""
+SEAL = b"hilbert-state-1\n"
+SEAL_LENGTH = len(SEAL) + 32
 
 
 class States(Protocol):
@@ -45,9 +52,15 @@ class FileStates:
         self.folder = Path(folder)
 
     def read(self, identity: str) -> bytes | None:
-        """The state that was written last."""
+        """The state that was written last. What lies there and is no file is set aside: it would be in the way."""
         path = self._path(identity)
-        return path.read_bytes() if path.exists() else None
+        try:
+            return content_of(path, largest=LARGEST)
+        except Damaged:
+            path.replace(path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}"))
+        except Fault:
+            pass
+        return None
 
     def write(self, identity: str, state: bytes) -> None:
         """Keeps a state in the place of the one before."""
@@ -62,7 +75,7 @@ class FileStates:
 
 
 class StateCheckpoint(Checkpoint):
-    """Keeps the state of a fold job now and then; a damaged one counts as none.
+    """Keeps the state of a fold job now and then; a damaged one, or one of an older version, counts as none.
 
     Args:
         states: where.
@@ -76,11 +89,11 @@ class StateCheckpoint(Checkpoint):
     def load(self) -> State | None:
         """The state that was kept last."""
         content = self.states.read(self.identity)
-        if content is None:
+        if content is None or content[:SEAL_LENGTH] != self._seal(content[SEAL_LENGTH:]):
             return None
         try:
-            state: State = torch.load(io.BytesIO(content), weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+            state: State = torch.load(io.BytesIO(content[SEAL_LENGTH:]), weights_only=True)
+        except Exception:  # whatever torch raises of what another version of it wrote
             return None
         return state
 
@@ -90,5 +103,9 @@ class StateCheckpoint(Checkpoint):
             return
         content = io.BytesIO()
         torch.save(state(), content)
-        self.states.write(self.identity, content.getvalue())
+        self.states.write(self.identity, self._seal(content.getvalue()) + content.getvalue())
         self.written = time.monotonic()
+
+    def _seal(self, content: bytes) -> bytes:
+        """What stands before a state, of its job and content: torch itself doesn't notice a changed bit of a tensor."""
+        return SEAL + hashlib.sha256(self.identity.encode() + content).digest()

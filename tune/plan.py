@@ -80,6 +80,22 @@ class Plan:
         untrained = [task for task, found in self.defined.items() if not found.trained[record.fold]]
         return replace(record, auc=auc, untrained=untrained)
 
+    def misfit(self, job: FoldJob, record: JobRecord) -> str:
+        """Why a record can't be that of a fold job of this study; empty where it can."""
+        if record.fold != job.fold:
+            return f"it is of fold {record.fold} instead of {job.fold}"
+        if record.error:
+            return ""
+        rows = self.data.folds[job.fold].held_out
+        if record.document_ids != [self.documents[row] for row in rows]:
+            return "its held-out documents are others than those of the fold"
+        for task, found in self.labels.items():
+            labels = [None if value != value else value for value in found.values[rows].tolist()]
+            widths = {*map(len, record.scores.get(task, [[]]))}
+            if record.labels.get(task) != labels or widths != {found.spec.outputs} or task not in record.auc:
+                return f"its labels or scores of {shown(task)} aren't those of the fold"
+        return ""
+
     def task_configs(self) -> dict[str, TaskConfig]:
         """The tasks with their classes."""
         return {

@@ -10,6 +10,7 @@ from collections.abc import Container, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -20,10 +21,12 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from hilbert.config import FitConfig
-from hilbert.errors import StudyError
+from hilbert.errors import StudyError, shown
+from tune.journal import CREATE_TRIAL, sealed
 from tune.space import Choices, Parameter, Parameters, Study, configuration_hash
 
 MOST_ATTEMPTS = 200
+REMEDY = "copy it from a backup, or give the study another name (study: ...)"
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,20 @@ class Search:
         self.study = study
         self.space = {name: _distribution(study, name, value) for name, value in study.parameters.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        self.optuna = optuna.create_study(
-            storage=storage, study_name=study.study, direction="maximize", load_if_exists=True
-        )
-        self.proposals = [self._proposal(t.number, t.params) for t in self._trials() if _is_real(t)]
-        self.told = {t.number: t.value for t in self._trials() if t.state.is_finished()}
+        try:
+            storage = JournalStorage(SealedJournal(journal))
+            others = [found.study_name for found in storage.get_all_studies() if found.study_name != study.study]
+            self.optuna = optuna.create_study(
+                storage=storage, study_name=study.study, direction="maximize", load_if_exists=True
+            )
+            self.proposals = [self._proposal(t.number, t.params) for t in self._trials() if _is_real(t)]
+            self.told = {t.number: t.value for t in self._trials() if t.state.is_finished()}
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
+            raise StudyError(
+                f"{journal}: damaged, not the proposals of this study ({shown(error)}); {REMEDY}"
+            ) from None
+        if others:
+            raise StudyError(f"{journal}: it is the journal of study {shown(others[0])}; {REMEDY}")
 
     def ask(self, estimates: Mapping[int, float] | None = None) -> Proposal:
         """The next proposal.
@@ -131,6 +142,24 @@ class Search:
     def _proposal(self, number: int, parameters: Parameters) -> Proposal:
         config, store = self.study.configuration(parameters), self.study.store(parameters)
         return Proposal(number, dict(parameters), config, store, configuration_hash(config, store))
+
+
+class SealedJournal(JournalFileBackend):
+    """Optuna's journal in a file, whose lines can be checked: see `tune.journal`. One process writes it at a time."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        with path.open("rb") as file:
+            self.proposals = sum(line.startswith(b'{"op_code":%d,' % CREATE_TRIAL) for line in file)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends operations, each with its checksum."""
+        lines = []
+        for log in logs:
+            is_proposal = log["op_code"] == CREATE_TRIAL
+            lines.append(sealed(log, number=self.proposals if is_proposal else None))
+            self.proposals += is_proposal
+        super().append_logs(lines)
 
 
 class Past(InMemoryStorage):

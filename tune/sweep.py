@@ -155,7 +155,11 @@ class Sweep:
         return spent or (study.hours is not None and self.progress.elapsed >= 3600 * study.hours)
 
     def _lookup(self, job: FoldJob) -> JobRecord | None:
-        found = self.archive.load(job.identity, failed=job.trial in self.search.told)
+        found = self.archive.load(
+            job.identity,
+            failed=job.trial in self.search.told,
+            misfit=lambda record: self.plan.misfit(job, record),
+        )
         return None if found is None else self.plan.counted(found)  # an older version may have counted other folds
 
     def _on_record(self, trial: Trial, record: JobRecord) -> None:
@@ -264,7 +268,10 @@ def extended(study: Study, more: int) -> Study:
         StudyError: `more` is not positive, or nothing has been proposed yet.
     """
     archive = Archive(Path(study.storage) / study.study)
-    there = len(Search(study, archive.journal).proposals) if archive.journal.exists() else 0
+    there = 0
+    if archive.journal.exists():
+        with archive.locked():
+            there = len(Search(study, archive.journal).proposals)
     if more < 1 or not there:
         raise StudyError(
             f"--extend {more}: must be 1 or more, on a study that has begun; {study.study!r} has {there} trials"
@@ -292,8 +299,11 @@ def _with_archive(
     run: Callable[[Sweep], bool],
     prepare: Callable[[Archive], None] = lambda _: None,
 ) -> Outcome:
+    def say(words: str) -> None:
+        console.print(f"hilbert: {words}", highlight=False, markup=False, soft_wrap=True)
+
     plan = make_plan(study)
-    archive = Archive(Path(study.storage) / study.study)
+    archive = Archive(Path(study.storage) / study.study, say=say)
     uri = tracking_uri(uri, study.tracking_uri)
     client = connect(uri)
     with archive.locked():
