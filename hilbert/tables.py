@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from hilbert.cells import tidy
+from hilbert.exports import more_headers, no_table, not_utf8, wrong_layout
 
 _LONGEST_CELL = 2**31 - 1  # a whole transcript may stand in one cell; the csv module stops at 128 KiB unless told
 
@@ -30,17 +31,17 @@ class Table:
     faults: tuple[str, ...] = ()
 
 
-def _line_of(data: bytes, position: int) -> int:
-    return data.count(b"\n", 0, position) + 1
-
-
 def _decode(data: bytes, name: str) -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark; a ValueError that says the row otherwise."""
+    """The text of a UTF-8 file, with or without a byte-order mark; a ValueError that says what it is otherwise."""
+    if fault := no_table(data, name):
+        raise ValueError(fault)
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = _line_of(data, error.start)
-        raise ValueError(f"{name} row {line}: not UTF-8; save the file as 'CSV UTF-8'") from None
+        raise ValueError(not_utf8(data, error.start, name)) from None
+    if fault := wrong_layout(text, name):
+        raise ValueError(fault)
+    return text
 
 
 def _records(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
@@ -73,8 +74,6 @@ def _header_faults(columns: list[str], name: str) -> list[str]:
         for number, column in enumerate(columns, start=1)
         if not column
     ]
-    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
-        faults.append(f"{name} row 1: the cells are not separated by commas; save the file with ',' between cells")
     return faults
 
 
@@ -92,6 +91,8 @@ def read_table(path: Path) -> Table:
         return Table(empty, (str(error),))
     if not records:
         return Table(empty, (f"{path.name}: empty; its first row must name the columns",))
+    if fault := more_headers(records, path.name):
+        return Table(empty, (fault,))
     columns = [tidy(column) for column in records[0][1]]
     faults = _header_faults(columns, path.name)
     ragged = [(line, cells) for line, cells in records[1:] if len(cells) != len(columns)]

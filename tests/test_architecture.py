@@ -14,7 +14,7 @@ PLATFORM = {"ray", "optuna", "mlflow", "tune"}
 # What a module may import of its own package, in layers: a module may import from the layers before its own.
 HILBERT = [
     {"errors", "numeric", "files", "repeatable", "cells"},
-    {"reading", "label_cells"},
+    {"reading", "label_cells", "exports"},
     {"tables", "groups", "config", "ragged", "temporary", "plausible", "verified"},
     {"people", "columns"},
     {"tasks", "segment_table", "audio", "store_files", "class_weights", "estimators", "documents"},
