@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 DOCUMENTS = "documents.csv"
 _SHOWN = 50  # faults printed; all of them are kept in CohortError.faults
 _SLACK = 0.01  # seconds of rounding forgiven at a file's end
-_OVERHANG = 1.0  # seconds that the last segment's end may lie after it, as transcripts often have it
 
 
 def raise_faults(message: str, faults: Sequence[str]) -> NoReturn:
@@ -70,7 +69,8 @@ class Cohort:
 
         Args:
             folder: the folder with documents.csv and segments.csv.
-            check_audio: open the header of every sound file. Without it only their presence is checked.
+            check_audio: look into every sound file: whether it is whole, and as long as its header says. Without it
+                only their presence is checked.
             missing: further codes that stand for a missing label or group, such as "-99". A label column keeps the
                 usual ones, as NA, until a task says what its classes are.
 
@@ -261,7 +261,7 @@ def _time_faults(start: float, end: float, length: float | str) -> list[str]:
         faults.append(f"end is {end:g}, start {0.0 if math.isnan(start) else start:g}; end must lie after start")
     if isinstance(length, float) and start >= length - _SLACK:
         faults.append(f"start is {start:g}, but the file lasts only {length:.2f} s; start must lie within it")
-    elif isinstance(length, float) and end > length + _OVERHANG:
+    elif isinstance(length, float) and end > length + audio.OVERHANG:
         faults.append(f"end is {end:g}, but the file lasts only {length:.2f} s; end must lie within it")
     return faults
 

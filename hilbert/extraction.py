@@ -27,7 +27,8 @@ from hilbert.cohort import Cohort, raise_faults
 from hilbert.encoders import Encoder, Modality, load_encoder
 from hilbert.errors import InputError, LabelsChangedError, StoreError
 from hilbert.features import FeatureStore, open_for_labels
-from hilbert.shards import Encoded, Features, Item, Shard, Stretch, Work, encode_shard, plan, save, saved
+from hilbert.remarks import counts, lines, place_of
+from hilbert.shards import Encoded, Features, Shard, Work, check_shard, encode_shard, plan, save, saved
 from hilbert.store_files import DOCUMENTS, MANIFEST, Dtype, check_target
 
 __all__ = ["Encode", "Progress", "assemble", "encode_here", "encode_shard", "extract", "plan"]
@@ -168,18 +169,35 @@ def _finished(cohort: Cohort, folder: Path, work: Work, on_error: str, overwrite
         if overwrite:
             return None
         raise StoreError(f"{error} (--overwrite replaces it)") from None
-    there = store.manifest["extraction"]
+    there = dict(store.manifest["extraction"])
     skipped = sum(there.get("skipped", {}).values())
     same = there.get("key") == work.key(cohort.document_ids)
-    if same and (not skipped or on_error == "skip"):
-        return _with_labels(store, cohort, edited=edited)
+    fault = None
+    if same and "audio" in work.encoders and "sound" not in there:
+        log.warning("%s: made by a version that didn't look at the sound; it is checked now, once", folder)
+        fault = _fault_of_old(cohort, work, there)
+    if same and not fault and (not skipped or on_error == "skip"):
+        return _with_labels(store, cohort, there, edited=edited)
     if overwrite:
         return None
-    why = f"it lacks {skipped} segments that were skipped" if same else _difference(store, work)
+    why = fault or (f"it lacks {skipped} segments that were skipped" if same else _difference(store, work))
     raise StoreError(
         f"{folder}: a store with other contents lies there ({why}); name another folder, or overwrite it on purpose "
         "(--overwrite)"
     )
+
+
+def _fault_of_old(cohort: Cohort, work: Work, there: dict[str, Any]) -> str | None:
+    """What is wrong with the sound behind a store of an earlier version; else completes the store's entry `there`."""
+    results = [check_shard(shard, cohort.folder) for shard in work.shards]
+    failures = _failures(cohort, work, results)
+    skipped = there.get("skipped", {}).get("audio", 0)
+    if len(failures) > skipped:
+        return f"{len(failures) - skipped} of its segments should not have been used; unfit are: {failures[0]}; ..."
+    if len(failures) < skipped:
+        return f"{skipped - len(failures)} segments that it lacks can be used"
+    there["sound"] = counts(work, results)
+    return None
 
 
 def _difference(store: FeatureStore, work: Work) -> str:
@@ -214,7 +232,7 @@ def _there(folder: Path, cohort: Cohort) -> tuple[FeatureStore, bool]:
         raise
 
 
-def _with_labels(store: FeatureStore, cohort: Cohort, *, edited: bool) -> FeatureStore:
+def _with_labels(store: FeatureStore, cohort: Cohort, extraction: Mapping[str, Any], *, edited: bool) -> FeatureStore:
     """The same features with the cohort's labels: only documents.csv and the manifest are new."""
     wanted = _cohort_entry(cohort)
     if edited:
@@ -223,8 +241,12 @@ def _with_labels(store: FeatureStore, cohort: Cohort, *, edited: bool) -> Featur
             *(store.folder / DOCUMENTS, cohort.folder / DOCUMENTS),
         )
     elif store.manifest["cohort"] == wanted:
+        if store.manifest["extraction"] == extraction:
+            return store
+        with contextlib.suppress(OSError, StoreError):  # the store is right, even where nothing can be written into it
+            return store.with_documents(cohort.documents, cohort=wanted, extraction=extraction)
         return store
-    return store.with_documents(cohort.documents, cohort=wanted)
+    return store.with_documents(cohort.documents, cohort=wanted, extraction=extraction)
 
 
 def _cohort_entry(cohort: Cohort) -> dict[str, Any]:
@@ -247,7 +269,7 @@ def _encode_all(
 
     def kept(place: int) -> Encoded | None:
         shard = work.shards[place]
-        found = saved(partial, keys[place], shard, work.encoders[shard.modality].dim)
+        found = saved(partial, keys[place], shard, work.encoders[shard.modality].dim, cohort.folder)
         # A shard with failures counts only where they are accepted: else it is tried again next time.
         return None if found is not None and found.failures and on_error == "fail" else found
 
@@ -265,17 +287,22 @@ def _encode_all(
         if progress is not None:
             progress(done, total)
     ordered = [results[place] for place in range(len(keys))]
-    _tell_failures(cohort, work, ordered, on_error)
+    _tell(cohort, work, ordered, on_error)
     return ordered
 
 
-def _tell_failures(cohort: Cohort, work: Work, results: Sequence[Encoded], on_error: str) -> None:
-    """Lists what could not be read, in the cohort's order: as an error, or as warnings where it may be left out."""
-    failures = [
-        _told(cohort, shard.items[place], why)
+def _failures(cohort: Cohort, work: Work, results: Sequence[Encoded]) -> list[str]:
+    """What could not be read, in the cohort's order."""
+    return [
+        f"{place_of(cohort, shard.items[place])} {why}"
         for shard, result in zip(work.shards, results, strict=True)
         for place, why in sorted(result.failures.items())
     ]
+
+
+def _tell(cohort: Cohort, work: Work, results: Sequence[Encoded], on_error: str) -> None:
+    """Lists what could not be read: as an error, or as warnings where it may be left out; and what is odd."""
+    failures = _failures(cohort, work, results)
     if failures and on_error == "fail":
         raise_faults(
             f"{cohort.folder}: {len(failures)} segment(s) can't be read; replace the files and run the same command "
@@ -284,12 +311,8 @@ def _tell_failures(cohort: Cohort, work: Work, results: Sequence[Encoded], on_er
         )
     for failure in failures:
         log.warning("left out: %s", failure)
-
-
-def _told(cohort: Cohort, item: Item, why: str) -> str:
-    assert isinstance(item.content, Stretch)
-    document = cohort.document_ids[item.document]
-    return f"segments.csv row {item.row}: document {document!r}, segment {item.segment}, {item.content.path!r} {why}"
+    for line in lines(cohort, work, results):
+        log.warning("%s", line)
 
 
 # --- assemble --------------------------------------------------------------------------------------------------------
@@ -320,6 +343,7 @@ def assemble(
     skipped = dict.fromkeys(work.encoders, 0)
     for shard, result in zip(work.shards, results, strict=True):
         skipped[shard.modality] += len(result.failures)
+    sound = {"sound": counts(work, results)} if "audio" in work.encoders else {}
     return FeatureStore.write(
         folder,
         documents=cohort.documents,
@@ -331,7 +355,7 @@ def assemble(
         text_segments=numbers.get("text"),
         dtype=work.dtype,
         cohort=_cohort_entry(cohort),
-        extraction={"key": work.key(cohort.document_ids), "window": work.window, "skipped": skipped},
+        extraction={"key": work.key(cohort.document_ids), "window": work.window, "skipped": skipped} | sound,
         overwrite=overwrite,
     )
 

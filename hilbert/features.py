@@ -301,12 +301,12 @@ class FeatureStore:
         table, extraction = self.documents.iloc[list(documents)], self.manifest["extraction"]
         return self.write(folder, documents=table, dtype=dtype, extraction=extraction, overwrite=overwrite, **parts)
 
-    def with_documents(self, documents: pd.DataFrame, *, cohort: Mapping[str, Any] | None = None) -> Self:
+    def with_documents(self, documents: pd.DataFrame, **about: Mapping[str, Any]) -> Self:
         """Replace the labels, and nothing else, of this store on disk; features that were verified aren't read again.
 
         Args:
             documents: the same documents in the same order, with other columns.
-            cohort: the manifest's entry on the cohort; as before by default.
+            about: the manifest's entries `cohort` and `extraction`; as before by default.
 
         Raises:
             StoreError: the documents are others, or the features have changed since they were written.
@@ -320,7 +320,7 @@ class FeatureStore:
             for name in features:
                 link(self.folder / name, new / name)
             (new / DOCUMENTS).write_text(table_text(documents), encoding="utf-8", newline="")
-            about = {"cohort": cohort or self.manifest["cohort"], "extraction": self.manifest["extraction"]}
+            about = {name: self.manifest[name] for name in ("cohort", "extraction")} | about
             commit(new, self.folder, self.manifest["modalities"], compared=features, overwrite=True, **about)
         return type(self).open(self.folder)
 

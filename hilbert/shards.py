@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,27 +22,38 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, TypeAdapter
 
-from hilbert.audio import SAMPLE_RATE, duration, read_stretch, windows
+from hilbert.audio import SAMPLE_RATE, listen, was_misread, windows
 from hilbert.cohort import Cohort
 from hilbert.encoders import Encoder, Modality
 from hilbert.errors import CohortError, EncoderError
 from hilbert.files import digest, write_bytes, write_text
 from hilbert.reading import Content, Fault, checked, content_of, parse_json, read_array
+from hilbert.recordings import Recording, examine
 from hilbert.store_files import Dtype
 
 Features = npt.NDArray[np.float32]
-_SCHEME = 1  # part of every shard's key: raise it when the same input gives other numbers
+Notes = Mapping[int, Mapping[str, str]]
+_SCHEME = 1  # part of every shard's key: raise it when all input gives other numbers, else see Stretch.anew
 _SECONDS_AT_ONCE = 600  # audio held in memory at once
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Seconds [start, end) of a sound file (None: to its end), its path as in segments.csv, and its SHA-256."""
+    """Seconds [start, end) of a sound file.
+
+    Attributes:
+        path: as in segments.csv.
+        start: seconds.
+        end: seconds; None: to the file's end.
+        digest: SHA-256 of the file.
+        anew: earlier versions read other samples here (`hilbert.audio.was_misread`): their results are not taken up.
+    """
 
     path: str
     start: float
     end: float | None
     digest: str
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Shard:
         contents = [
             item.content
             if isinstance(item.content, str)
-            else [item.content.digest, item.content.start, item.content.end]
+            else [item.content.digest, item.content.start, item.content.end, *(["anew"] if item.content.anew else [])]
             for item in self.items
         ]
         return _hash([_SCHEME, dict(description), contents])
@@ -87,10 +98,12 @@ class Encoded:
     Attributes:
         values: [kept items, D] float32.
         failures: position in the shard -> why this item could not be read.
+        notes: position in the shard -> what is odd about its sound, by kind (`hilbert.levels.KINDS`).
     """
 
     values: Features
     failures: Mapping[int, str]
+    notes: Notes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,32 +187,37 @@ def _audio_items(cohort: Cohort, window: float | None) -> list[Item]:
     digests = cohort.audio_digests
     names = list(dict.fromkeys(rows["audio"]))
     with ThreadPoolExecutor(4) as pool:
-        lengths = dict(zip(names, pool.map(lambda name: _length(cohort.folder / name, window), names), strict=True))
+        known = dict(zip(names, pool.map(lambda name: _known(cohort.folder / name), names), strict=True))
     return [
-        Item(position[document], int(segment), int(row), Stretch(path, start, end, digests[path]))
+        Item(position[document], int(segment), int(row), _stretch(path, start, end, digests[path], known[path]))
         for row, document, segment, path, first, last in zip(
             rows.index, rows["document_id"], rows["segment"], rows["audio"], rows["start"], rows["end"], strict=True
         )
-        for start, end in _stretches(first, last, lengths[path], window)
+        for start, end in _stretches(first, last, known[path], window)
     ]
 
 
-def _length(path: Path, window: float | None) -> float | None:
-    """Seconds, where windows need them; None for a file that can't be read, which encoding will tell."""
+def _known(path: Path) -> Recording | None:
+    """What is known of a file; None where it can't be read as it should be, which encoding will tell."""
     try:
-        return duration(path) if window is not None else None
+        found = examine(path)
     except CohortError:
         return None
+    return None if found.fault else found
+
+
+def _stretch(path: str, start: float, end: float | None, sha256: str, known: Recording | None) -> Stretch:
+    return Stretch(path, start, end, sha256, known is not None and was_misread(known, start, end))
 
 
 def _stretches(
-    first: float, last: float, length: float | None, window: float | None
+    first: float, last: float, known: Recording | None, window: float | None
 ) -> list[tuple[float, float | None]]:
     """The stretches of one row, NaN meaning the file's beginning or end."""
     start, end = (0.0 if math.isnan(first) else float(first)), (None if math.isnan(last) else float(last))
-    if window is None or length is None:
+    if window is None or known is None:
         return [(start, end)]
-    stop = length if end is None else min(end, length)
+    stop = known.seconds if end is None else min(end, known.seconds)
     cut = windows(start, stop, window)
     if len(cut) == 1:  # as written: the same key, and the same samples, with and without windows
         return [(start, end)]
@@ -220,19 +238,29 @@ def encode_shard(shard: Shard, encoder: Encoder, folder: Path) -> Encoded:
     Returns:
         One row per item that could be read, in order, and why the others could not.
     """
-    failures: dict[int, str] = {}
+    failures, notes = dict[int, str](), dict[int, Mapping[str, str]]()
     parts = [np.empty((0, encoder.dim), np.float32)]
-    for group in _contents(shard, folder, failures):
+    for group in _contents(shard, folder, failures, notes):
         values = encoder.encode(group)
         if values.shape != (len(group), encoder.dim) or not np.isfinite(values).all():
             what = f"encoder {encoder.description.get('name')!r}"
             raise EncoderError(f"{what}: gave {list(values.shape)} for {len(group)} segments, or values not finite")
         parts.append(values)
-    return Encoded(np.concatenate(parts), failures)
+    return Encoded(np.concatenate(parts), failures, notes)
 
 
-def _contents(shard: Shard, folder: Path, failures: dict[int, str]) -> Iterator[list[Any]]:
-    """Texts at once; waveforms in groups that fit into memory. Fills `failures`."""
+def check_shard(shard: Shard, folder: Path) -> Encoded:
+    """What `encode_shard` finds out about a shard's sound, and no features."""
+    failures, notes = dict[int, str](), dict[int, Mapping[str, str]]()
+    for _ in _contents(shard, folder, failures, notes):
+        pass
+    return Encoded(np.empty((0, 0), np.float32), failures, notes)
+
+
+def _contents(
+    shard: Shard, folder: Path, failures: dict[int, str], notes: dict[int, Mapping[str, str]]
+) -> Iterator[list[Any]]:
+    """Texts at once; waveforms in groups that fit into memory. Fills `failures` and `notes`."""
     if shard.modality == "text":
         yield [item.content for item in shard.items]
         return
@@ -241,7 +269,10 @@ def _contents(shard: Shard, folder: Path, failures: dict[int, str]) -> Iterator[
         assert isinstance(item.content, Stretch)
         path = folder / item.content.path
         try:
-            group.append(read_stretch(path, item.content.start, item.content.end))
+            sound = listen(path, item.content.start, item.content.end)
+            group.append(sound.wave)
+            if sound.notes:
+                notes[position] = sound.notes
         except CohortError as error:
             # Without the path, which is another one for the same content, and on another computer.
             failures[position] = str(error).removeprefix(f"{path}: ").replace(f"Error opening {str(path)!r}: ", "")
@@ -259,21 +290,32 @@ def save(folder: Path, key: str, encoded: Encoded) -> None:
     """Write a shard, each file whole or not at all. The .json comes last, knows the array's SHA-256, and counts."""
     array = io.BytesIO()
     np.save(array, encoded.values, allow_pickle=False)
-    content = {"failures": dict(encoded.failures), "sha256": hashlib.sha256(array.getbuffer()).hexdigest()}
+    content = {
+        "failures": dict(encoded.failures),
+        "notes": {place: dict(notes) for place, notes in encoded.notes.items()},
+        "sha256": hashlib.sha256(array.getbuffer()).hexdigest(),
+    }
     write_bytes(folder / f"{key}.npy", array.getvalue())
     write_text(folder / f"{key}.json", json.dumps(content))
 
 
+_Place = Annotated[int, Field(strict=False, ge=0)]
+
+
 class _Saved(Content):
-    failures: dict[Annotated[int, Field(strict=False, ge=0)], str]
+    failures: dict[_Place, str]
+    notes: dict[_Place, dict[str, str]] | None = None
     sha256: str | None = None
 
 
 _SAVED = TypeAdapter(_Saved)
 
 
-def saved(folder: Path, key: str, shard: Shard, dim: int) -> Encoded | None:
-    """A finished shard, or None where there is none or it is damaged. Those of older versions are failures alone."""
+def saved(folder: Path, key: str, shard: Shard, dim: int, cohort: Path) -> Encoded | None:
+    """A finished shard, or None where there is none or it is damaged.
+
+    Those of older versions are failures alone: their sound, in the cohort's folder, is looked at now.
+    """
     try:
         content = parse_json(content_of(folder / f"{key}.json"))
         found = checked(content if "sha256" in content else {"failures": content}, _SAVED)
@@ -282,5 +324,10 @@ def saved(folder: Path, key: str, shard: Shard, dim: int) -> Encoded | None:
     except (Fault, OSError, TypeError):
         return None
     fits = values.shape == (len(shard.items) - len(found.failures), dim) and values.dtype == np.float32
-    known = found.failures.keys() <= set(range(len(shard.items)))
-    return Encoded(values, found.failures) if whole and fits and known else None
+    known = {*found.failures, *(found.notes or {})} <= set(range(len(shard.items)))
+    if not (whole and fits and known):
+        return None
+    if found.notes is not None:
+        return Encoded(values, found.failures, found.notes)
+    now = check_shard(shard, cohort)
+    return Encoded(values, found.failures, now.notes) if now.failures.keys() == found.failures.keys() else None

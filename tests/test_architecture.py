@@ -14,13 +14,14 @@ PLATFORM = {"ray", "optuna", "mlflow", "tune"}
 # What a module may import of its own package, in layers: a module may import from the layers before its own.
 HILBERT = [
     {"errors", "numeric", "files", "repeatable", "cells"},
-    {"reading", "label_cells", "exports"},
-    {"tables", "groups", "config", "ragged", "temporary", "plausible", "verified"},
+    {"reading", "label_cells", "exports", "levels", "containers"},
+    {"tables", "groups", "config", "ragged", "temporary", "plausible", "verified", "recordings"},
     {"people", "columns"},
     {"tasks", "segment_table", "audio", "store_files", "class_weights", "estimators", "documents"},
     {"store_checks"},
     {"losses", "metrics", "folds", "features", "cohort", "encoders", "attention", "pooling", "experts", "batches"},
     {"shards", "model", "calibration"},
+    {"remarks"},
     {"extraction", "prediction", "objective"},
     {"trainer", "predicted"},
     {"training", "release"},

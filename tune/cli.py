@@ -49,6 +49,7 @@ def extract(options: argparse.Namespace) -> int:
     """`hilbert extract`."""
     from hilbert.cohort import Cohort
     from hilbert.columns import column_report
+    from hilbert.remarks import summary
     from tune.bars import counted
 
     screen = console()
@@ -73,6 +74,8 @@ def extract(options: argparse.Namespace) -> int:
         part = getattr(store, name)
         if part is not None:
             print(f"{name}: {len(part.values)} segments of {len(store)} documents, {part.dim} features each")
+    if line := summary(store.manifest["extraction"] or {}):
+        tell(line)
     print(options.store)
     return DONE
 

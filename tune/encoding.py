@@ -24,7 +24,8 @@ from hilbert.files import digest
 from hilbert.shards import Encoded, Shard, Stretch, encode_shard
 
 Row = dict[str, Any]
-"""`place` of the shard, `values` [kept items, D] as bytes, `failures` as JSON; or a `fault`, and if actors `died`."""
+"""`place` of the shard, `values` [kept items, D] as bytes, `failures` and `notes` as JSON; or a `fault`, and if actors
+`died`."""
 
 LIVES = 4
 """How many actors a shard may cost before it is given up."""
@@ -102,9 +103,11 @@ class Encoders:
             encoded = self._encode(row["shard"])
         except InputError as error:
             return _fault(place, f"{error} (on node {socket.gethostname()})")
-        failures = json.dumps(dict(encoded.failures))
-        values = encoded.values.tobytes()
-        return {"place": place, "values": values, "failures": failures, "fault": "", "died": False}
+        told = {
+            "failures": json.dumps(dict(encoded.failures)),
+            "notes": json.dumps({position: dict(notes) for position, notes in encoded.notes.items()}),
+        }
+        return {"place": place, "values": encoded.values.tobytes(), **told, "fault": "", "died": False}
 
     def _encode(self, shard: Shard) -> Encoded:
         encoder = self.loaded(shard.modality)
@@ -134,7 +137,7 @@ class Encoders:
 
 
 def _fault(place: int, fault: str, *, died: bool = False) -> Row:
-    return {"place": place, "values": b"", "failures": "{}", "fault": fault, "died": died}
+    return {"place": place, "values": b"", "failures": "{}", "notes": "{}", "fault": fault, "died": died}
 
 
 def _check_sound(shard: Shard, cohort: Path) -> None:
@@ -160,5 +163,6 @@ def _check_sound(shard: Shard, cohort: Path) -> None:
 def decoded(row: Row, shard: Shard, dim: int) -> Encoded:
     """A shard's result from its row."""
     failures = {int(place): str(why) for place, why in json.loads(row["failures"]).items()}
+    notes = {int(place): dict(found) for place, found in json.loads(row["notes"]).items()}
     values = np.frombuffer(row["values"], np.float32)
-    return Encoded(values.reshape(len(shard.items) - len(failures), dim), failures)
+    return Encoded(values.reshape(len(shard.items) - len(failures), dim), failures, notes)

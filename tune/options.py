@@ -56,7 +56,10 @@ def _add_extract(commands: Commands) -> None:  # type: ignore[valid-type]
     _add_encoding(command)
     command.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored numbers")
     command.add_argument(
-        "--on-error", choices=("fail", "skip"), default="fail", help="what a damaged recording does (%(default)s)"
+        "--on-error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what damaged or impossible sound does (%(default)s)",
     )
     command.add_argument("--overwrite", action="store_true", help="replace a store of other content")
     command.add_argument(
