@@ -34,11 +34,11 @@ TUNE = [
         *("options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"),
         "database",
     },
-    {"stores", "checkpoints", "journal", "study_yaml", "address"},
+    {"stores", "checkpoints", "journal", "study_yaml", "address", "artifacts"},
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
     {"predictions", "plots", "selection", "ledger", "records", "jobs", "lost", "workers"},
     {"searcher", "archive", "counting"},
-    {"tracking", "scheduling", "plan", "entries", "notes", "submit"},
+    {"tracking", "privacy", "scheduling", "plan", "entries", "notes", "submit"},
     {"recount"},
     {"design"},
     {"evidence", "extract"},
@@ -61,7 +61,14 @@ ONLY_IN = {
         "tune/jobs.py",
     },
     "optuna": {"tune/search.py", "tune/importance.py"},
-    "mlflow": {"tune/tracking.py", "tune/runs.py", "tune/recorder.py", "tune/registry.py", "tune/served.py"},
+    "mlflow": {
+        "tune/tracking.py",
+        "tune/artifacts.py",
+        "tune/runs.py",
+        "tune/recorder.py",
+        "tune/registry.py",
+        "tune/served.py",
+    },
 }
 
 

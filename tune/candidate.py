@@ -3,20 +3,23 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hilbert.config import FitConfig
-from hilbert.errors import InputError, StudyError
+from hilbert.errors import HilbertError, InputError, StudyError
 from hilbert.folds import Fold
 from hilbert.temporary import temporary_folder
+from tune.archive import Archive
 from tune.choice import Choice, by_hand, selected
 from tune.contest import best_trial
 from tune.evidence import Evidence, gather_evidence
 from tune.job import JobRecord, open_store
 from tune.plan import Plan, make_plan
+from tune.privacy import ELSEWHERE
 from tune.space import Study
 from tune.study_file import load_study
 from tune.tracking import FOLD, search_runs, study_files
@@ -85,6 +88,11 @@ class Candidate:
         """Those of a task that count, [R, N, C]; NaN where the fold's training part lacks a class."""
         counts = ~np.isnan(self.evidence.counted_labels(task)) | np.isnan(self.evidence.labels[task])
         return np.where(counts[..., None], self.scores[task], np.nan)
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the record of the study has hashes in the place of ids."""
+        return set(self.evidence.documents).isdisjoint(self.plan.documents)
 
     def largest_difference(self, records: Sequence[JobRecord]) -> float:
         """How far the scores of fold jobs that were run again are from those recorded, at most."""
@@ -162,10 +170,8 @@ def _plan(client: Client, name: str, store: str, folder: str | None) -> Plan:
         files = study_files(client, name, beside)
         if files is None:
             raise StudyError(f"study {name!r}: its artifacts lack the study file; 'hilbert sync {name}' writes it")
-        study = load_study(files / "study.yaml")
+        study = _with_places(load_study(files / "study.yaml"), store, folder)
         recorded = json.loads((files / "data.json").read_text(encoding="utf-8"))
-    if folder is not None:
-        study = _with_features(study, store, folder)
     plan = make_plan(study)
     before = recorded["stores"][store]["fingerprint"]
     if plan.data.fingerprints[store] != before or plan.data.splits != recorded["folds"]["splits"]:
@@ -174,6 +180,22 @@ def _plan(client: Client, name: str, store: str, folder: str | None) -> Plan:
             " run; --features names the place of the features that it was run on"
         )
     return plan
+
+
+def _with_places(study: Study, store: str, folder: str | None) -> Study:
+    """The study with the places of its features, which MLflow isn't told where ids are hashed."""
+    hidden = [name for name, there in study.stores.items() if there.startswith(ELSEWHERE)]
+    if hidden and hidden != [store if folder is not None else ""]:
+        try:
+            kept = Archive(Path(study.storage) / study.study).study_file()["features"]
+        except HilbertError:
+            raise StudyError(
+                f"study {study.study!r}: where its features lie isn't recorded, since its ids are hashed, and"
+                f" {Path(study.storage) / study.study} isn't here: run the command where the sweep was run, or name"
+                " them with --features"
+            ) from None
+        study = study.model_copy(update={"features": kept})
+    return study if folder is None else _with_features(study, store, folder)
 
 
 def _with_features(study: Study, store: str, folder: str) -> Study:

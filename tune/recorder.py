@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +26,13 @@ from hilbert.config import TaskConfig
 from hilbert.errors import HilbertError, InputError
 from hilbert.folds import Fold
 from tune import runs
+from tune.artifacts import check_location
 from tune.entries import DIGITS, fold_entries, parameter_texts, trial_entries
 from tune.job import JobRecord
 from tune.notes import pooled_intervals, rank_line, trial_body
 from tune.plots import draw_trial
 from tune.predictions import predictions
+from tune.privacy import packaged
 from tune.search import Proposal
 from tune.selection import Summary
 from tune.tracking import FOLD, NOTE, STUDY_FOLDER, TRIAL, first_line, search_runs
@@ -63,6 +65,7 @@ class RecordedStudy:
         note: description of the experiment, Markdown.
         write_files: puts the files of the study as a whole into a folder.
         id_key: key of the hashes that replace document ids; None leaves the ids.
+        error: what is recorded of a traceback.
     """
 
     name: str
@@ -78,6 +81,7 @@ class RecordedStudy:
     note: str
     write_files: Callable[[Path], None]
     id_key: bytes | None = None
+    error: Callable[[str], str] = packaged
 
 
 @dataclass
@@ -121,11 +125,17 @@ class Recorder:
 
     def fold(self, proposal: Proposal, record: JobRecord) -> None:
         """Records a fold job, unless it is recorded already."""
-        self._queue.put(lambda: self._write_fold(proposal, record))
+        told = self._told(record)
+        self._queue.put(lambda: self._write_fold(proposal, told))
 
     def trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary, *, given_up: str = "") -> None:
         """Records a trial of which nothing more will come; `given_up` says why racing ended it."""
-        self._queue.put(lambda: self._write_trial(proposal, list(records), summary, given_up))
+        told = [self._told(record) for record in records]
+        self._queue.put(lambda: self._write_trial(proposal, told, summary, given_up))
+
+    def _told(self, record: JobRecord) -> JobRecord:
+        """A record as it may leave the study's folder."""
+        return replace(record, error=self.study.error(record.error)) if record.error else record
 
     def close(self) -> None:
         """Writes all that is waiting, the ranks too, and marks unfinished trials as stopped."""
@@ -180,6 +190,7 @@ class Recorder:
         """
         try:
             self.experiment = self._experiment()
+            check_location(self.client.tracking_uri, self.client.get_experiment(self.experiment).artifact_location)
             self.client.set_experiment_tag(self.experiment, NOTE, self.study.note)
             self._read()
         except HilbertError:

@@ -23,6 +23,7 @@ from hilbert.documents import Documents
 from hilbert.errors import HilbertError, InputError
 from hilbert.release import MANIFEST, Release
 from hilbert.temporary import temporary_folder
+from tune.artifacts import artifacts, check_location
 from tune.tracking import first_line
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Registered:
 def write_model(release_folder: Path, target: Path) -> None:
     """Writes a release as an MLflow model into `target`, with its code, a signature and an example; no pickle."""
     import mlflow
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType, Schema
 
     release = Release.load(release_folder)
@@ -83,6 +84,10 @@ def write_model(release_folder: Path, target: Path) -> None:
             input_example=example,
             pip_requirements=[f"{name}=={_plain_version(name)}" for name in REQUIREMENTS],
         )
+    written = Model.load(str(target))
+    for artifact in written.flavors["python_function"]["artifacts"].values():
+        artifact["uri"] = artifact["path"]  # MLflow notes the folder of this computer that it was copied from
+    written.save(str(target / "MLmodel"))
 
 
 def _plain_version(package: str) -> str:
@@ -157,8 +162,6 @@ def promote(client: "MlflowClient", version: Registered) -> None:
 
 def _withdraw(client: "MlflowClient", name: str, source: str) -> None:
     """Takes away what was made of `source`, unless it is the champion by now; and a model without versions."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     current = champion(client, name)
     versions = client.search_model_versions(f"name = '{name}'")
     for version in versions:
@@ -169,7 +172,7 @@ def _withdraw(client: "MlflowClient", name: str, source: str) -> None:
     if all(version.source == source for version in versions):
         with suppress(Exception):
             client.delete_registered_model(name)
-    get_artifact_repository(source, tracking_uri=client.tracking_uri).delete_artifacts()
+    artifacts(client.tracking_uri, source).delete_artifacts()
 
 
 def _sweep_out(client: "MlflowClient", name: str) -> None:
@@ -221,6 +224,7 @@ def fetch(client: "MlflowClient", model: str, folder: Path) -> Path:
         else:
             run, _, path = model.removeprefix("runs:/").partition("/")
             source = f"{client.get_run(run).info.artifact_uri}/{path or 'releases'}"
+        check_location(client.tracking_uri, source)
         local = Path(download_artifacts(source, dst_path=str(folder), tracking_uri=client.tracking_uri))
     except (MlflowException, OSError) as error:
         raise InputError(

@@ -31,6 +31,7 @@ from tune.candidate import Candidate, make_candidate
 from tune.card import model_card, summary_line
 from tune.challenge import Verdict, challenge
 from tune.job import open_store
+from tune.privacy import command, private_encoders
 from tune.provenance import versions
 from tune.refit import Material, fit_folds, member_folder, refit
 from tune.registry import Registered, champion, offered, promote, write_model
@@ -184,14 +185,17 @@ def _assemble(
 ) -> Release:
     store = open_store(candidate.store, candidate.fingerprint)
     extraction = store.manifest["extraction"] or {}
+    made_with = versions()
+    if candidate.hashed:
+        made_with["command"] = command(made_with["command"])
     return Release(
         name=request.name,
         members=models,
         calibrators=calibrators,
-        encoders=store.encoders,
+        encoders=private_encoders(store.encoders) if candidate.hashed else store.encoders,
         window=extraction.get("window"),
         dtype=store.manifest["modalities"]["audio"]["dtype"],
-        made={**candidate.to_json(), **made, "versions": versions()},
+        made={**candidate.to_json(), **made, "versions": made_with},
     )
 
 

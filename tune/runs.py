@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hilbert.temporary import temporary_folder
+from tune.artifacts import artifacts
 from tune.database import database
 from tune.entries import Entry
 
@@ -66,12 +67,10 @@ def log_files(client: "MlflowClient", run: str, write: Callable[[Path], None]) -
 
 def log_experiment_files(client: "MlflowClient", experiment: str, name: str, write: Callable[[Path], None]) -> None:
     """As `log_files`, into the folder `name` of an experiment's own artifacts."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     location = client.get_experiment(experiment).artifact_location
     with temporary_folder() as folder:
         write(folder)
-        get_artifact_repository(location, tracking_uri=client.tracking_uri).log_artifacts(str(folder), name)
+        artifacts(client.tracking_uri, location).log_artifacts(str(folder), name)
 
 
 def log_dataset(

@@ -22,6 +22,7 @@ from hilbert.tasks import Labels
 from tune.job import open_store
 from tune.plan import Plan
 from tune.predictions import hashed
+from tune.privacy import command, private_encoders, private_study
 from tune.redaction import without_passwords
 
 FOLDER = "study"
@@ -37,9 +38,13 @@ def write_study_files(
         data: of `describe_data`.
         versions: of `tune.provenance.versions`.
         folder: is there.
-        id_key: replaces the ids of documents and groups by hashes with this key.
+        id_key: replaces the ids of documents and groups by hashes with this key; folders of this computer are left out
+            too.
     """
     study = plan.study.model_dump(mode="json", exclude_unset=True)
+    if id_key:
+        study = private_study(study)
+        versions = {**versions, "command": command(versions["command"])} if versions.get("command") else versions
     text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True)
     (folder / "study.yaml").write_text(without_passwords(text), encoding="utf-8")
     (folder / "versions.json").write_text(json.dumps(versions, indent=2), encoding="utf-8")
@@ -73,8 +78,12 @@ def named_counts(plan: Plan) -> pd.DataFrame:
     return counts.assign(**{"class": [names.get(pair, pair[1]) for pair in pairs]})
 
 
-def describe_data(plan: Plan) -> dict[str, Any]:
-    """The data in numbers; no id, no path.
+def describe_data(plan: Plan, *, private: bool = False) -> dict[str, Any]:
+    """The data in numbers; no id.
+
+    Args:
+        plan: the study.
+        private: leave out the folders that encoders lie in.
 
     Raises:
         InputError: a group is on both sides of a split.
@@ -85,7 +94,7 @@ def describe_data(plan: Plan) -> dict[str, Any]:
         "documents": len(plan.documents),
         "groups": len(set(plan.groups)),
         "stores": {
-            name: _describe_store(open_store(location, plan.data.fingerprints[name]))
+            name: _describe_store(open_store(location, plan.data.fingerprints[name]), private=private)
             for name, location in plan.data.stores.items()
         },
         "tasks": {task: _describe_labels(found) for task, found in plan.labels.items()},
@@ -99,10 +108,11 @@ def describe_data(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _describe_store(store: FeatureStore) -> dict[str, Any]:
+def _describe_store(store: FeatureStore, *, private: bool) -> dict[str, Any]:
+    encoders = private_encoders(store.encoders) if private else store.encoders
     parts = {
         name: {"encoder": encoder, "dim": getattr(store, name).dim, "segments": len(getattr(store, name).values)}
-        for name, encoder in store.encoders.items()
+        for name, encoder in encoders.items()
     }
     return {"fingerprint": store.fingerprint, **parts}
 

@@ -20,6 +20,7 @@ from tune.estimates import bounded, estimates
 from tune.job import FoldJob, JobRecord
 from tune.ledger import Ledger, Listener, Racing, Trial
 from tune.plan import Plan, fold_report, label_report, make_plan
+from tune.privacy import packaged, placeless, without_ids
 from tune.progress import SweepProgress
 from tune.provenance import commit, versions
 from tune.racing import RULES, Table, shortfall
@@ -329,7 +330,9 @@ def _with_archive(
 def _recorded(plan: Plan, archive: Archive, hash_ids: bool) -> RecordedStudy:
     key = archive.id_key() if hash_ids or archive.has_id_key else None  # once hashed, always hashed
     identity = hashlib.sha256(json.dumps(plan.description(), sort_keys=True).encode()).hexdigest()[:24]
-    study, data = plan.study, describe_data(plan)
+    study, data = plan.study, describe_data(plan, private=key is not None)
+    groups = dict(zip(plan.documents, plan.groups, strict=True))
+    no_ids = without_ids(groups, key) if key else None
     return RecordedStudy(
         name=study.study,
         identity=identity,
@@ -337,13 +340,14 @@ def _recorded(plan: Plan, archive: Archive, hash_ids: bool) -> RecordedStudy:
         splits=plan.data.splits,
         objective=study.objective,
         folds=plan.data.folds,
-        groups=dict(zip(plan.documents, plan.groups, strict=True)),
+        groups=groups,
         logarithmic=study.logarithmic,
         fingerprints=plan.data.fingerprints,
         commit=commit(),
         note=study_note(plan, data),
         write_files=lambda folder: write_study_files(plan, data, archive.versions(), folder, id_key=key),
         id_key=key,
+        error=(lambda text: no_ids(placeless(text, known=plan.data.stores.values()))) if no_ids else packaged,
     )
 
 

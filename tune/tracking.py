@@ -13,9 +13,10 @@ import pandas as pd
 
 from hilbert.errors import InputError
 from tune.address import check_credentials, told_after, try_database
+from tune.artifacts import artifacts, make_client
 from tune.database import SQLITE, database, first_touch, half_made, unusable, whole_address
 from tune.estimates import bounded
-from tune.redaction import HIDDEN, printable, remember, without_passwords
+from tune.redaction import HIDDEN, plain, printable, remember, without_passwords
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,10 +88,8 @@ def connect(uri: str) -> "MlflowClient":
 
 def _client(uri: str) -> "MlflowClient":
     """A client, after a first request."""
-    from mlflow import MlflowClient
-
     try_database(uri)
-    client = MlflowClient(tracking_uri=uri)
+    client = make_client(uri)
     client.search_experiments(max_results=1)
     return client
 
@@ -169,10 +168,10 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
             "trial": int(run.data.tags["hilbert.trial"]),
             "run": run.info.run_id,
             "status": run.info.status,
-            "failed_folds": run.data.tags.get("hilbert.failed_folds", ""),
-            "abandoned": run.data.tags.get("hilbert.abandoned", ""),
+            "failed_folds": plain(run.data.tags.get("hilbert.failed_folds", "")),
+            "abandoned": plain(run.data.tags.get("hilbert.abandoned", "")),
             **bounded_estimates(run.data.metrics),
-            **{f"params.{name}": value for name, value in run.data.params.items()},
+            **{f"params.{plain(name)}": plain(value) for name, value in run.data.params.items()},
         }
         for run in search_runs(client, experiment.experiment_id, f"tags.`hilbert.level` = '{TRIAL}'")
     ]
@@ -188,13 +187,15 @@ def bounded_estimates(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def study_files(client: "MlflowClient", study: str, folder: Path) -> Path | None:
-    """Copies the files of a study as a whole, see `tune.study_files`, into `folder`; None where there are none."""
-    from mlflow.artifacts import download_artifacts
+    """Copies the files of a study as a whole, see `tune.study_files`, into `folder`; None where there are none.
+
+    Raises:
+        InputError: a server names a folder of this computer as their place.
+    """
     from mlflow.exceptions import MlflowException
 
     location = client.get_experiment_by_name(study).artifact_location
-    uri = f"{location}/{STUDY_FOLDER}"
     try:
-        return Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=client.tracking_uri))
+        return Path(artifacts(client.tracking_uri, location).download_artifacts(STUDY_FOLDER, str(folder)))
     except (MlflowException, OSError):
         return None
