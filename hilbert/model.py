@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from hilbert.attention import CrossModalEncoder, position_signal
 from hilbert.batches import Batch
 from hilbert.config import HilbertConfig
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.experts import MixtureOfExperts
 from hilbert.files import digest, unforeseen, write_text
 from hilbert.pooling import SelfAttentivePooling
 from hilbert.ragged import Ragged
+from hilbert.reading import check_safetensors, content_of, explained, first_fault, parse_json
 
 FORMAT = "hilbert-model"
 VERSION = 1
@@ -184,25 +185,23 @@ class Hilbert(nn.Module):
 
 def _read_config(path: Path) -> tuple[HilbertConfig, str]:
     """The model's configuration, and the SHA-256 of its weights."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable config.json of a HILBERT model ({error})") from None
+    with explained(path, InputError, "copy the model folder again"):
+        content = parse_json(content_of(path))
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise InputError(f'{path}: not the config.json of a HILBERT model: it lacks "format": "{FORMAT}"')
     if (version := content.pop("version", None)) != VERSION:
-        raise InputError(f"{path}: version {version} of the model format; this hilbert reads version {VERSION}")
+        raise InputError(f"{path}: version {shown(version)} of the model format; this hilbert reads version {VERSION}")
     weights = content.pop("weights", None)
     try:
         return HilbertConfig.model_validate(content), str(weights)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise InputError(f"{path}: {first_fault(error)}; copy the model folder again") from None
 
 
 def _read_weights(path: Path, expected: Mapping[str, Tensor], written: str) -> dict[str, Tensor]:
     """The weights of a file whose SHA-256 was `written`."""
+    with explained(path, InputError, "copy the model folder again"):
+        check_safetensors(path)
     try:
         weights: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:

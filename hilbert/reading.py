@@ -12,6 +12,7 @@ What is wrong comes as a `Fault`; `explained` makes of it the one message that a
 
 import ast
 import errno
+import io
 import json
 import math
 import os
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from hilbert.errors import InputError, shown
+from hilbert.errors import LONGEST_VALUE, InputError, shown
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -89,7 +90,7 @@ def explained(path: Path | str, error: type[InputError], remedy: str) -> Iterato
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Opens an ordinary file, or a link to one, to read; never waits for a pipe's other end.
 
     Raises:
@@ -142,13 +143,17 @@ def content_of(path: Path, *, largest: int = LARGEST_JSON) -> bytes:
 # ---- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def parse_json(content: bytes) -> Any:
+def parse_json(content: bytes, *, constants: bool = False) -> Any:
     """Strict JSON: UTF-8, no key twice, no NaN or Infinity, at most `DEEPEST` levels, all texts encodable.
+
+    Args:
+        content: of the file.
+        constants: NaN and Infinity may stand in it, as in what is there for people.
 
     Raises:
         Damaged: it is something else.
     """
-    parsed = parse_flat_json(content)
+    parsed = parse_flat_json(content, constants=constants)
     level = [parsed]
     for _ in range(DEEPEST):
         level = [
@@ -163,10 +168,10 @@ def parse_json(content: bytes) -> Any:
     raise Damaged(f"nested more than {DEEPEST} levels deep")
 
 
-def parse_flat_json(content: bytes) -> Any:
+def parse_flat_json(content: bytes, *, constants: bool = False) -> Any:
     """As `parse_json`, for callers that check the levels themselves: fast with many numbers."""
     try:
-        parsed = _DECODER.decode(content.decode())
+        parsed = (_LENIENT if constants else _STRICT).decode(content.decode())
         if b"\\u" in content and SURROGATE.search(content):
             json.dumps(parsed, ensure_ascii=False).encode()
     except RecursionError:
@@ -194,7 +199,8 @@ def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no number in JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
+_STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def read_json(path: Path, schema: TypeAdapter[T], *, largest: int = LARGEST_JSON) -> T:
@@ -225,7 +231,8 @@ def first_fault(error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"{shown(key)} is missing"
     words = fault["msg"].removeprefix("Value error, ")
-    where = f"{shown(key)}: " if key else ""
+    named = key if key.isprintable() and len(key) <= LONGEST_VALUE else shown(key)
+    where = f"{named}: " if key else ""
     return f"{where}{words}" if fault["type"] == "value_error" else f"{where}{words}, not {shown(fault['input'])}"
 
 

@@ -10,7 +10,6 @@
 `Release.load` checks every file. Shapes: N documents, C outputs of a task.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +27,22 @@ from hilbert.files import digest, write_text
 from hilbert.model import Hilbert
 from hilbert.predicted import MODALITIES, Array, Predicted, SegmentsOf
 from hilbert.prediction import ATTENTION, EMBEDDINGS, Outputs, check_features, check_numbers, predict
+from hilbert.release_files import (
+    CALIBRATION,
+    CARD,
+    FORMAT,
+    MANIFEST,
+    PREPROCESSING,
+    VERSION,
+    check_files,
+    read_calibration,
+    read_manifest,
+    read_preprocessing,
+    sealed,
+    write_json,
+)
 from hilbert.store_files import Dtype
 
-FORMAT, VERSION = "hilbert-release", 1
-MANIFEST, PREPROCESSING, CALIBRATION, CARD = "release.json", "preprocessing.json", "calibration.json", "model_card.md"
 CHUNK = 16
 """Documents between two reports of progress."""
 
@@ -66,8 +77,7 @@ class Release:
     @property
     def dims(self) -> dict[Modality, int]:
         """Features of a segment of each modality."""
-        config = self.members[0].config
-        return {"audio": config.audio_dim, "text": config.text_dim}
+        return _dims(self.members[0])
 
     def predict(
         self,
@@ -144,14 +154,14 @@ class Release:
         folder.mkdir(parents=True, exist_ok=True)
         for member, place in zip(self.members, self._places(), strict=True):
             member.save_pretrained(folder / place)
-        _write_json(folder / PREPROCESSING, self._preprocessing())
-        _write_json(folder / CALIBRATION, {task: found.to_json() for task, found in self.calibrators.items()})
+        write_json(folder / PREPROCESSING, self._preprocessing())
+        write_json(folder / CALIBRATION, {task: found.to_json() for task, found in self.calibrators.items()})
         write_text(folder / CARD, card)
         files = {
             path.relative_to(folder).as_posix(): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
         }
         content = {"format": FORMAT, "version": VERSION, "name": self.name, "members": self._places()}
-        _write_json(folder / MANIFEST, {**content, "made": self.made, "files": files})
+        write_json(folder / MANIFEST, sealed({**content, "made": self.made, "files": files}))
 
     def _places(self) -> list[str]:
         """Each model's folder within the release."""
@@ -187,14 +197,14 @@ class Release:
             InputError: it is no release, of another version, or a file is missing, damaged or changed.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         members = [Hilbert.from_pretrained(folder / place) for place in manifest["members"]]
-        _check_files(folder, manifest["files"])
-        tasks = members[0].config.tasks
-        preprocessing, calibration = _read_json(folder / PREPROCESSING), _read_json(folder / CALIBRATION)
-        missing = [task for task, spec in tasks.items() if spec.kind != "regression" and task not in calibration]
-        if missing or calibration.keys() - tasks.keys():
-            raise InputError(f"{folder / CALIBRATION}: must hold the tasks {', '.join(tasks)}, but regressions")
+        check_files(folder, manifest["files"])
+        tasks, dims = members[0].config.tasks, _dims(members[0])
+        if any(_dims(one) != dims or _outputs(one) != _outputs(members[0]) for one in members):
+            raise InputError(f"{folder}: its models don't fit each other; copy the whole release again")
+        preprocessing = read_preprocessing(folder, dims)
+        calibration = read_calibration(folder, tasks)
         return cls(
             name=manifest["name"],
             members=members,
@@ -211,6 +221,14 @@ class Release:
         )
 
 
+def _dims(model: Hilbert) -> dict[Modality, int]:
+    return {"audio": model.config.audio_dim, "text": model.config.text_dim}
+
+
+def _outputs(model: Hilbert) -> dict[str, tuple[str, ...]]:
+    return {task: (spec.kind, *spec.classes) for task, spec in model.config.tasks.items()}
+
+
 def _segments(source: RaggedArray, rows: IntArray) -> SegmentsOf:
     places, lengths = segment_rows(source.offsets, rows)
     numbers = getattr(source, "segments", None)  # as the cohort numbers them; else from 0 within each document
@@ -222,48 +240,3 @@ def _segments(source: RaggedArray, rows: IntArray) -> SegmentsOf:
 def _join(chunks: Sequence[torch.Tensor]) -> Array:
     joined: Array = torch.cat(list(chunks)).double().cpu().numpy()
     return joined
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; copy the whole release again") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: damaged, not JSON ({error}); copy the whole release again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: damaged; copy the whole release again")
-    return content
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{folder}: not a release, it lacks {MANIFEST}; 'hilbert release' makes one")
-    manifest = _read_json(path)
-    if manifest.get("format") != FORMAT:
-        raise InputError(f'{path}: not of a release ("format" must be "{FORMAT}")')
-    if manifest.get("version") != VERSION:
-        raise InputError(
-            f"{path}: version {manifest.get('version')!r} of the format, this hilbert reads {VERSION}; install the"
-            " hilbert that wrote it, or release the model again"
-        )
-    kinds = {"name": str, "members": list, "files": dict, "made": dict}
-    wrong = [key for key, kind in kinds.items() if not isinstance(manifest.get(key), kind)]
-    if wrong or not manifest["members"]:
-        raise InputError(f"{path}: damaged, {(wrong or ['members'])[0]!r} is missing; copy the whole release again")
-    return manifest
-
-
-def _check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Every file is there, and is what it was when the release was made."""
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path}: missing; copy the whole release again")
-        if digest(path) != expected:
-            raise InputError(f"{path}: changed since the release was made; copy the whole release again")

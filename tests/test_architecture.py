@@ -23,7 +23,7 @@ HILBERT = [
     {"shards", "model", "calibration"},
     {"remarks"},
     {"extraction", "prediction", "objective"},
-    {"trainer", "predicted"},
+    {"trainer", "predicted", "release_files"},
     {"training", "release"},
     {"inference", "classifier"},
 ]

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from rich.console import Console
 
 from hilbert.config import FitConfig
 from hilbert.errors import HilbertError, InputError, StoreError, StudyError
 from hilbert.inference import check_encoders
 from hilbert.metrics import Array, PairedTest, Promotion, corrected_resampled_ttest, promotion
+from hilbert.reading import first_fault
 from hilbert.release import Release
 from hilbert.temporary import temporary_folder
 from tune.bars import counted
@@ -104,6 +106,7 @@ def challenge(client: Client, candidate: Candidate, present: Registered, console
     for task in tasks:
         if release.tasks[task].classes != candidate.evidence.tasks[task].classes:
             raise InputError(f"{present.uri} knows other classes of {task!r}; release under another --name")
+    _check_made(release, present)
     recorded = _recorded(client, candidate.evidence, release.made)
     theirs = recorded or _trained(candidate, release, present, console)
     evidence, kept = candidate.evidence, candidate.evidence.choosable
@@ -122,6 +125,20 @@ def challenge(client: Client, candidate: Candidate, present: Registered, console
         repeats=evidence.repeats,
     )
     return Verdict(candidate.trial, present, found, plain, len(kept), again=recorded is None)
+
+
+def _check_made(release: Release, present: Registered) -> None:
+    """Whether a release says how it was made."""
+    why = next((f"{key} is missing" for key in ("study", "trial", "run") if release.made.get(key) is None), "")
+    try:
+        FitConfig.model_validate(release.made.get("configuration"))
+    except ValidationError as error:
+        why = first_fault(error)
+    if why:
+        raise InputError(
+            f"{present.uri}: its release.json doesn't say how it was made ({why}), so that the two can't be compared;"
+            " release under another --name, or without --require-better"
+        )
 
 
 def _tasks(evidence: Evidence) -> list[str]:

@@ -21,7 +21,8 @@ import pandas as pd
 import hilbert
 from hilbert.documents import Documents
 from hilbert.errors import HilbertError, InputError
-from hilbert.release import MANIFEST, Release
+from hilbert.release import Release
+from hilbert.release_files import MANIFEST
 from hilbert.temporary import temporary_folder
 from tune.artifacts import artifacts, check_location
 from tune.tracking import first_line
