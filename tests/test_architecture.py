@@ -34,7 +34,7 @@ TUNE = [
         *("options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"),
         "database",
     },
-    {"stores", "checkpoints", "journal", "study_yaml", "address", "artifacts"},
+    {"stores", "checkpoints", "journal", "study_yaml", "address", "artifacts", "combinations"},
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
     {"predictions", "plots", "selection", "ledger", "records", "jobs", "lost", "workers"},
     {"searcher", "archive", "counting"},

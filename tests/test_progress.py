@@ -97,7 +97,7 @@ def test_racing_shortens_the_forecast():
     for _ in range(2):
         clock.now += 3
         shown.job(failed=False, fresh=True)
-    shown.give_up(2)
+    shown.spare(2)
     shown.trial(proposal(1), summary(0.6, abandoned=True, metrics={"cv/folds_done": 2}))
     assert "given up after 2 folds, estimated at 0.6000" in written(shown)
     assert [pair[0].number for pair in shown.best] == [0]
@@ -109,3 +109,23 @@ def test_a_failed_configuration_is_told_and_not_among_the_best():
     run_one(shown, clock, 0, None, failed=[1, 3])
     assert "failed on 2 folds" in written(shown)
     assert shown.best == []
+
+
+def test_a_budget_is_not_shortened_by_what_racing_spares():
+    shown, _ = progress(jobs=40, budget=7)
+    assert shown.jobs == 7
+    for _ in range(6):
+        shown.job(failed=False, fresh=True)
+    shown.spare(2)
+    assert (shown.done, shown.jobs) == (6, 7)
+    shown.spare(32)
+    assert (shown.done, shown.jobs) == (6, 6)
+
+
+def test_a_search_that_is_used_up_shortens_the_forecast():
+    shown, clock = progress()
+    for number in range(3):
+        run_one(shown, clock, number, 0.7)
+    shown.end_with(3)
+    assert (shown.done, shown.jobs, shown.trials) == (12, 12, 3)
+    assert shown.time_left() == "0:00 left"

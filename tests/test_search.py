@@ -75,6 +75,7 @@ def test_a_proposal_that_was_not_told_is_still_there(tmp_path):
 
 def test_impossible_combinations_are_passed_over(tmp_path):
     search = {"model.width": {"choices": [8, 12, 20]}, "model.heads": {"choices": [4, 3, 5]}}
+    search["loss.cka"] = {"low": 0.0, "high": 1.0}
     found = Search(study_of(model={"width": 8, "heads": 4}, search=search), tmp_path / "a")
     proposals = [found.ask() for _ in range(20)]
     assert all(p.config.model.width % p.config.model.heads == 0 for p in proposals)

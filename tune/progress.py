@@ -28,6 +28,7 @@ class SweepProgress:
 
     Args:
         jobs: fold jobs of the whole sweep, those of earlier runs included.
+        budget: fold jobs after which no further one starts, if there is a limit.
         folds: fold jobs of one configuration.
         trials: configurations of the whole sweep.
         objective: name of what is maximised.
@@ -46,10 +47,12 @@ class SweepProgress:
         objective: str,
         workers: Callable[[], int],
         console: Console,
+        budget: int | None = None,
         hours: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.jobs, self.folds, self.trials, self.objective, self.workers = jobs, folds, trials, objective, workers
+        self.planned, self.folds, self.trials, self.objective, self.workers = jobs, folds, trials, objective, workers
+        self.budget = budget
         self.console, self.hours, self.clock = console, hours, clock
         self.best: list[tuple[Proposal, Summary]] = []
         self.done = self.fresh = self.failed = self.complete = self.abandoned = 0
@@ -57,7 +60,7 @@ class SweepProgress:
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
         )
-        self.task: TaskID = self.bar.add_task("fold jobs", total=jobs, left="")
+        self.task: TaskID = self.bar.add_task("fold jobs", total=self.jobs, left="")
         self.live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
 
     def __enter__(self) -> "SweepProgress":
@@ -77,17 +80,27 @@ class SweepProgress:
         """Seconds since the sweep, or this run of it, began."""
         return self.clock() - self.started
 
+    @property
+    def jobs(self) -> int:
+        """Fold jobs that there will have been in the end, as far as one knows."""
+        return max(self.done, min(self.planned, self.planned if self.budget is None else self.budget))
+
     def job(self, *, failed: bool, fresh: bool) -> None:
-        """Counts a fold job; `fresh` if it ran just now."""
+        """Counts a fold job, once however many configurations share it; `fresh` if it ran just now."""
         self.done, self.fresh, self.failed = self.done + 1, self.fresh + fresh, self.failed + failed
-        self.bar.update(self.task, completed=self.done, left=self.time_left())
+        self.bar.update(self.task, total=self.jobs, completed=self.done, left=self.time_left())
         if fresh and self.clock() - self.said >= SAY_EVERY:
             self._say(f"{self.done}/{self.jobs} fold jobs, {self.workers()} at once, {self.time_left()}")
 
-    def give_up(self, jobs: int) -> None:
-        """Takes the fold jobs that an abandoned configuration is spared off the total."""
-        self.jobs -= jobs
+    def spare(self, jobs: int) -> None:
+        """Takes fold jobs off the total: of an abandoned configuration, of a repeated one, or of none to come."""
+        self.planned -= jobs
         self.bar.update(self.task, total=self.jobs)
+
+    def end_with(self, trials: int) -> None:
+        """Says that there won't be more configurations than these."""
+        self.spare((self.trials - trials) * self.folds)
+        self.trials = trials
 
     def trial(self, proposal: Proposal, summary: Summary) -> None:
         """Takes in a configuration of which nothing more will come."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Container, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from pydantic import ValidationError
 
 from hilbert.config import FitConfig
 from hilbert.errors import StudyError, shown
+from tune.combinations import combinations
 from tune.journal import CREATE_TRIAL, sealed
 from tune.space import Choices, Parameter, Parameters, Study, configuration_hash
 
 MOST_ATTEMPTS = 200
+MOST_REPEATED = 10
+"""Draws of configurations that have been proposed, before one of those that are left is taken."""
 REMEDY = "copy it from a backup, or give the study another name (study: ...)"
 
 
@@ -52,7 +56,8 @@ class Search:
     """The proposals of one study, kept in a journal file.
 
     Attributes:
-        proposals: all so far, of earlier processes too, but for impossible combinations.
+        proposals: all so far, of earlier processes too, but for impossible combinations. Older versions proposed some
+            configurations twice.
         told: what has been told of proposals by their numbers; None for a failure.
     """
 
@@ -74,9 +79,10 @@ class Search:
             ) from None
         if others:
             raise StudyError(f"{journal}: it is the journal of study {shown(others[0])}; {REMEDY}")
+        self.configurations = {proposal.configuration for proposal in self.proposals}
 
-    def ask(self, estimates: Mapping[int, float] | None = None) -> Proposal:
-        """The next proposal.
+    def ask(self, estimates: Mapping[int, float] | None = None) -> Proposal | None:
+        """The next proposal, a configuration that hasn't been proposed; None where the search is used up.
 
         The first is the study file's own values, where all of them are within the search; of several feature stores
         each has its own first proposal, in the order of their names.
@@ -91,7 +97,9 @@ class Search:
         """
         reason = ""
         for _ in range(MOST_ATTEMPTS):
-            number, parameters = len(self._trials()), self._drawn(estimates or {})
+            number, parameters = len(self._trials()), self._new(estimates or {})
+            if parameters is None:
+                return None
             try:
                 proposal = self._proposal(number, parameters)
             except ValidationError as error:
@@ -100,16 +108,68 @@ class Search:
                 continue
             self._note(parameters, TrialState.RUNNING)
             self.proposals.append(proposal)
+            self.configurations.add(proposal.configuration)
             return proposal
         reason = reason.removeprefix("Value error, ")
         raise StudyError(f"search: {MOST_ATTEMPTS} proposals in a row were impossible combinations: {reason}")
 
-    def _drawn(self, estimates: Mapping[int, float]) -> Parameters:
+    def _new(self, estimates: Mapping[int, float]) -> Parameters | None:
+        """Parameters that haven't been proposed: drawn, or where that only repeats, any that are left; None without.
+
+        Of a search too large to be listed the last draw is taken, repeated or not.
+        """
+        if self._is_used_up():
+            return None
+        for attempt in range(MOST_REPEATED):
+            parameters = self._drawn(estimates, attempt)
+            if self._hash(parameters) not in self.configurations:
+                return parameters
+        rest = self._rest
+        if rest is None:
+            return parameters
+        if not rest:
+            return None
+        chosen = np.random.default_rng([self.study.seed, len(self._trials())]).integers(len(rest))
+        return rest[chosen]
+
+    def _is_used_up(self) -> bool:
+        """Whether nothing is left to propose, as far as that is known without listing what is possible."""
+        some_are_impossible = len(self._trials()) > len(self.proposals)
+        everything = self._combinations is not None and len(self.configurations) >= len(self._combinations)
+        return (some_are_impossible or everything) and self._rest == []
+
+    @property
+    def _rest(self) -> list[Parameters] | None:
+        """The possible combinations that haven't been proposed; None where they can't be listed."""
+        if self._possible is None:
+            return None
+        return [parameters for name, parameters in self._possible.items() if name not in self.configurations]
+
+    @cached_property
+    def _possible(self) -> dict[str, Parameters] | None:
+        """All combinations that are possible, by the hashes of their configurations."""
+        if self._combinations is None:
+            return None
+        return {name: found for found in self._combinations if (name := self._hash(found)) is not None}
+
+    @cached_property
+    def _combinations(self) -> list[Parameters] | None:
+        return combinations(self.study)
+
+    def _hash(self, parameters: Parameters) -> str | None:
+        """Hash of the configuration; None where it is impossible."""
+        try:
+            return self._proposal(0, parameters).configuration
+        except ValidationError:
+            return None
+
+    def _drawn(self, estimates: Mapping[int, float], attempt: int) -> Parameters:
         """Parameters of the next proposal, drawn by TPE in a view of the study that knows the estimates."""
         trials, firsts = self._trials(), self.study.firsts
-        if len(trials) < len(firsts):
+        if len(trials) < len(firsts) and not attempt:
             return firsts[len(trials)]
-        seed = int(np.random.SeedSequence([self.study.seed, len(trials)]).generate_state(1)[0])
+        words = [self.study.seed, len(trials), *([attempt] if attempt else [])]
+        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         past = [_estimated(trial, estimates.get(trial.number)) for trial in trials]
         view = optuna.create_study(storage=Past(past), direction="maximize", sampler=sampler)

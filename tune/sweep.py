@@ -76,6 +76,8 @@ class Sweep:
         self.guard = FailureGuard()
         self.board: Any = None
         self.room: Room | None = None
+        self.known: set[tuple[int, int]] = set()  # trial and fold of the fold jobs whose record lay in the archive
+        self.counted: set[str] = set()  # identities of the fold jobs that progress knows
         self.fresh = False  # whether records come from jobs that ran just now
         study = plan.study
         racing = Racing(
@@ -123,7 +125,8 @@ class Sweep:
         study = self.plan.study
         trials, folds = max(study.trials, len(self.search.proposals)), len(self.plan.data.folds)
         self.progress = SweepProgress(
-            jobs=min(trials * folds, study.fold_jobs or trials * folds),
+            jobs=trials * folds,
+            budget=study.fold_jobs,
             folds=folds,
             trials=trials,
             objective=study.objective,
@@ -140,7 +143,19 @@ class Sweep:
     def _propose(self) -> Proposal | None:
         if len(self.search.proposals) >= self.plan.study.trials:
             return None
-        return self.search.ask(estimates(self.ledger.standings, self.objectives))
+        known = estimates(self.ledger.standings, self.objectives)
+        proposal = self.search.ask(known | self.objectives)  # as they count now, whatever an older version told
+        if proposal is None:
+            self._say(self._used_up())
+            self.progress.end_with(len(self.search.proposals))
+        return proposal
+
+    def _used_up(self) -> str:
+        count, trials = len(self.search.configurations), self.plan.study.trials
+        return (
+            f"the search is used up: all {count} configurations that it holds have been proposed, hence no more than"
+            f" these of trials: {trials}; search more values, or wider ranges, to go on"
+        )
 
     def _left(self) -> int:
         """Fold jobs that are left, as far as one knows: those that run, that wait, and of proposals to come."""
@@ -161,16 +176,23 @@ class Sweep:
             failed=job.trial in self.search.told,
             misfit=lambda record: self.plan.misfit(job, record),
         )
+        if found is not None:
+            self.known.add((job.trial, job.fold))
         return None if found is None else self.plan.counted(found)  # an older version may have counted other folds
 
     def _on_record(self, trial: Trial, record: JobRecord) -> None:
-        if self.fresh:
+        ran = self.fresh and (trial.proposal.number, record.fold) not in self.known
+        if ran:
             self.archive.save(record)
         if self.room is not None:  # an earlier run knows already how much of a GPU a job takes
             self.room.packing.measured(record.gpu_memory, record.gpu_total)
         self.recorder.fold(trial.proposal, record)
-        self.progress.job(failed=bool(record.error), fresh=self.fresh)
-        if self.fresh:
+        if ran or record.identity not in self.counted:
+            self.progress.job(failed=bool(record.error), fresh=ran)
+        else:  # it is an earlier configuration's too
+            self.progress.spare(1)
+        self.counted.add(record.identity)
+        if ran:
             self.guard.look_at(record)
 
     def _on_abandon(self, trial: Trial) -> None:
@@ -194,7 +216,7 @@ class Sweep:
         number, corrected, given_up = trial.proposal.number, None, ""
         abandoned = trial.abandoned and not trial.whole  # all its folds came in after all: it counts
         if abandoned:
-            self.progress.give_up(trial.folds - len(records))
+            self.progress.spare(trial.folds - len(records))
             given_up = _why(number, self.ledger.standings, study.racing)
             if not trial.failed_folds:
                 corrected = self._told_or_estimated(number)
