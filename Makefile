@@ -4,11 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
+NEWEST := .venv-newest
+NEWEST_READY := $(NEWEST)/.ready
+TORCH ?= $(shell grep '^torch==' constraints.txt)
 DEBIAN_PACKAGES := chromium postgresql curl openssl
 SSH_PACKAGES := openssh-server rsync iproute2 curl
 
 .DEFAULT_GOAL := help
-.PHONY: help install packages demo demo-release ui test test-cluster lint demo-store clean-demo
+.PHONY: help install packages demo demo-release ui test test-newest test-cluster lint demo-store clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,6 +49,18 @@ ui: $(READY) ## look at the demo's sweep in the browser
 
 test: $(READY) ## the tests, but for those of clusters
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not cluster'
+
+test-newest: $(NEWEST_READY) ## the same on the newest packages that pyproject.toml allows, in .venv-newest; TESTS=file names some
+	$(NEWEST)/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not cluster' $(TESTS)
+
+# torch stays at the pinned version, since others may need another driver or processor; `TORCH=torch` takes the newest too
+$(NEWEST_READY): pyproject.toml constraints.txt
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet $(TORCH)
+	$(NEWEST)/bin/python -m pip install --quiet --editable '.[dev,opensmile]'
+	$(NEWEST)/bin/python -m pip list 2>/dev/null | grep -iE '^(mlflow|ray|optuna|transformers|torch) '
+	touch $(NEWEST_READY)
 
 test-cluster: $(READY) ## clusters: on this machine; of fake computers with real ssh, as root; a quarter of an hour
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m cluster

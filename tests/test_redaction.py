@@ -1,9 +1,12 @@
 """Passwords of tracking addresses: nowhere on the terminal, and in no file; what is said while a server is silent."""
 
+import base64
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from sweeps import empty_database, environment, write_study
 from hilbert.errors import InputError
 from tune.archive import Archive
 from tune.job import FoldJob, failed
+from tune.leaderboard import leaderboard_url, server_version
 from tune.redaction import has_password, plain, printable, remember, without_passwords
 from tune.terminal import Terminal
 from tune.tracking import elsewhere, tracking_uri
@@ -170,6 +174,31 @@ def test_a_command_to_be_given_again_hides_the_password(monkeypatch):
         tracking_uri(elsewhere(uri)[1])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert elsewhere(uri) == []
+
+
+def test_a_link_has_no_password_and_the_server_gets_it(monkeypatch):
+    """MLflow's own client logs in by the address; so does the question for the server's version."""
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
+    given = []
+
+    class Version(BaseHTTPRequestHandler):
+        def do_GET(self):
+            given.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"3.17.2")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Version) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        assert server_version(f"http://ada:x%40{SECRET}@127.0.0.1:{server.server_port}") == "3.17.2"
+        thread.join()
+    assert given == ["Basic " + base64.b64encode(f"ada:x@{SECRET}".encode()).decode()]
+    link = leaderboard_url(f"http://ada:{SECRET}@host:5000/", "1", "mean_auc")
+    assert link.startswith("http://host:5000/#/experiments/1/runs?")
 
 
 # ---- servers that are silent -----------------------------------------------------------------------------------------

@@ -13,13 +13,14 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import time
 import urllib.request
 import zlib
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from tune.formats import log_name
 from tune.selection import objective_metric
@@ -62,7 +63,7 @@ def leaderboard_url(server: str, experiment_id: str, objective: str, view: str |
     else:
         query |= {"viewStateShareKey": view, "compareRunsMode": "CHART" if view == CHARTS else "TABLE"}
     path = f"/#/experiments/{quote(experiment_id, safe='')}/runs?"
-    return server.rstrip("/") + path + urlencode(query, quote_via=quote, safe="")
+    return _split(server)[0].rstrip("/") + path + urlencode(query, quote_via=quote, safe="")
 
 
 def save_views(
@@ -116,7 +117,8 @@ def server_version(uri: str) -> str | None:
     """Version of the MLflow server at `uri`, or for a store that of MLflow here; None where it isn't told."""
     if not is_server(uri):
         return importlib.metadata.version("mlflow")
-    request = urllib.request.Request(uri.rstrip("/") + "/version", headers=_credentials())
+    address, login = _split(uri)
+    request = urllib.request.Request(address.rstrip("/") + "/version", headers=_credentials(login))
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return str(answer.read(100).decode("ascii").strip())
@@ -124,11 +126,18 @@ def server_version(uri: str) -> str | None:
         return None
 
 
-def _credentials() -> dict[str, str]:
+def _split(server: str) -> tuple[str, str]:
+    """A server's address without user and password, and these, as `user:password`; a browser asks for them."""
+    found = re.match(r"(https?://)([^/?#@]*)@(.*)", server, re.S)
+    return (found[1] + found[3], unquote(found[2])) if found else (server, "")
+
+
+def _credentials(login: str) -> dict[str, str]:
+    """The header that logs in: by the address, else by MLflow's variables."""
     user, password = (os.environ.get(f"MLFLOW_TRACKING_{part}") for part in ("USERNAME", "PASSWORD"))
-    if not user or password is None:
-        return {}
-    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")}
+    if not login and user and password is not None:
+        login = f"{user}:{password}"
+    return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode("ascii")} if login else {}
 
 
 # ---- what the views hold ---------------------------------------------------------------------------------------------

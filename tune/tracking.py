@@ -178,7 +178,8 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
     if not rows:
         raise InputError(f"study {study!r} has no trials yet; 'hilbert sweep' runs them")
     trials = pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)
-    return ReadStudy(study, experiment.tags["hilbert.objective"], json.loads(experiment.tags["hilbert.tasks"]), trials)
+    tasks = [plain(str(task)) for task in json.loads(experiment.tags["hilbert.tasks"])]
+    return ReadStudy(study, plain(experiment.tags["hilbert.objective"]), tasks, trials)
 
 
 def bounded_estimates(metrics: Mapping[str, float]) -> dict[str, float]:
