@@ -5,6 +5,7 @@ A cohort is encoded first, by the encoders that the release names. A store is ta
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,10 @@ def _predict(release: Release, store: FeatureStore, progress: Progress) -> Predi
             "%s was extracted with --window %s, the features that %s learned from with %s: segments of other lengths",
             *(store.folder, window or "none", release.name, release.window or "none"),
         )
-    return release.predict(store, names=store.document_ids, progress=progress)
+    found = release.predict(store, names=store.document_ids, progress=progress)
+    groups = store.documents.get("group_id")
+    seen = release.seen(store, names=store.document_ids, groups=None if groups is None else groups.tolist())
+    return replace(found, seen=seen)
 
 
 def check_encoders(release: Release, encoders: Mapping[str, Mapping[str, Any]], *, where: str) -> None:
@@ -162,15 +166,17 @@ def evaluate(
 ) -> pd.DataFrame:
     """How good predictions are of documents whose labels are known: of people whom the model has never seen.
 
+    Those that the model has learned from, as `predicted.seen` has them, are left out; where it has nothing, nobody is.
+
     Args:
         predicted: the predictions.
         documents: of the same documents in the same order: `group_id`, if there is one, and label columns.
         missing: by task, codes that count as a missing label beside the usual ones: `missing_codes` of the release.
 
     Returns:
-        One row a task that has a label column: `task`, `labelled` documents, `auc`, `low` and `high` (95 % bootstrap
-        interval that resamples groups), `brier`; None where undefined. A label that isn't one of the task's classes, or
-        no number, counts as missing, and is said to be in the log.
+        One row a task that has a label column: `task`, `labelled` documents that count, `auc`, `low` and `high` (95 %
+        bootstrap interval that resamples groups), `brier`; None where undefined. A label that isn't one of the task's
+        classes, or no number, counts as missing, and is said to be in the log.
     """
     rows = []
     groups = documents.get("group_id")
@@ -181,6 +187,8 @@ def evaluate(
             continue
         codes = (missing or {}).get(task, ())
         y, scores = _numbers(documents[column], task, spec, codes), predicted.scores[task]
+        if predicted.seen is not None:
+            y = np.where(predicted.seen.known, np.nan, y)
         interval = bootstrap_interval(y, scores, spec.kind, groups=None if groups is None else list(groups))
         rows.append(
             {

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hilbert.config import TaskConfig
 from hilbert.encoders.base import Modality
 from hilbert.errors import InputError
+from hilbert.learned import Seen
 from hilbert.prediction import EMBEDDINGS
 
 Array = NDArray[np.float64]
@@ -56,6 +57,7 @@ class Predicted:
             its segments (they sum to 1 over a document), and `joint_audio` and `joint_text`, those of the joint
             embedding (together they do).
         segments: of each modality.
+        seen: which of these documents the release has learned from; None where it isn't known.
     """
 
     documents: Sequence[str]
@@ -65,6 +67,7 @@ class Predicted:
     gates: Sequence[Mapping[str, Array]]
     attention: Mapping[str, Array]
     segments: Mapping[str, SegmentsOf]
+    seen: Seen | None = None
 
     def table(self) -> pd.DataFrame:
         """One row a document: `document_id`; for each task `<task>`, the most probable class, and `<task>/<class>`.

@@ -5,6 +5,7 @@
                                      (of an ensemble in members/00, members/01, ...)
     preprocessing.json               encoders with their revisions, windows; where the standardisation's numbers lie
     calibration.json                 what makes each task's probabilities honest: see `hilbert.calibration`
+    learned_from.json                keyed hashes of whom it has learned from: see `hilbert.learned`
     model_card.md                    for people
 
 `Release.load` checks every file. Shapes: N documents, C outputs of a task.
@@ -24,6 +25,8 @@ from hilbert.config import TaskConfig
 from hilbert.encoders.base import Modality
 from hilbert.errors import InputError
 from hilbert.files import digest, write_text
+from hilbert.learned import NAME as LEARNED
+from hilbert.learned import LearnedFrom, Seen
 from hilbert.model import Hilbert
 from hilbert.predicted import MODALITIES, Array, Predicted, SegmentsOf
 from hilbert.prediction import ATTENTION, EMBEDDINGS, Outputs, check_features, check_numbers, predict
@@ -59,6 +62,7 @@ class Release:
         window: seconds at which long recordings were cut before they were encoded; None where they were not.
         dtype: of the stored features.
         made: how it was made; JSON, for people and for comparison with the next release.
+        learned: whom it has learned from; None where that isn't known, as of releases of older versions.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Release:
     window: float | None = None
     dtype: Dtype = "float32"
     made: Mapping[str, Any] = field(default_factory=dict)
+    learned: LearnedFrom | None = None
 
     @property
     def tasks(self) -> Mapping[str, TaskConfig]:
@@ -116,6 +121,21 @@ class Release:
             outputs = [[predict(member, features, rows)] for member in self.members]
         return self._answer(features, rows, names, outputs)
 
+    def seen(
+        self, features: Features, *, names: Sequence[str], groups: Sequence[str | None] | None = None
+    ) -> Seen | None:
+        """Which documents it has learned from, as far as their features tell; None where that isn't known.
+
+        Args:
+            features: as for `predict`, all documents of it.
+            names: of the documents.
+            groups: of the documents, None where there is none.
+        """
+        if self.learned is None:
+            return None
+        rows = np.arange(len(modality(features, "audio").offsets) - 1)
+        return self.learned.seen(self.members[0], features, rows, names=names, groups=groups)
+
     def _answer(
         self, features: Features, rows: IntArray, names: Sequence[str] | None, outputs: Sequence[Sequence[Outputs]]
     ) -> Predicted:
@@ -156,6 +176,8 @@ class Release:
             member.save_pretrained(folder / place)
         write_json(folder / PREPROCESSING, self._preprocessing())
         write_json(folder / CALIBRATION, {task: found.to_json() for task, found in self.calibrators.items()})
+        if self.learned is not None:
+            write_json(folder / LEARNED, self.learned.to_json())
         write_text(folder / CARD, card)
         files = {
             path.relative_to(folder).as_posix(): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
@@ -218,6 +240,7 @@ class Release:
             window=preprocessing["window"],
             dtype=preprocessing["dtype"],
             made=manifest["made"],
+            learned=LearnedFrom.load(folder / LEARNED) if LEARNED in manifest["files"] else None,
         )
 
 

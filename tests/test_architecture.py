@@ -22,7 +22,7 @@ HILBERT = [
     {"losses", "metrics", "folds", "features", "cohort", "encoders", "attention", "pooling", "experts", "batches"},
     {"shards", "model", "calibration"},
     {"remarks"},
-    {"extraction", "prediction", "objective"},
+    {"extraction", "prediction", "objective", "learned"},
     {"trainer", "predicted", "release_files"},
     {"training", "release"},
     {"inference", "classifier"},

@@ -74,7 +74,15 @@ def table(released, demo_store) -> pd.DataFrame:
 def test_the_folder_says_all_that_one_has_to_know(released):
     folder = released / LOCAL_FOLDER
     assert {path.name for path in folder.iterdir()} == {
-        *("calibration.json", "config.json", "model.safetensors", "model_card.md", "preprocessing.json", "release.json")
+        *(
+            "calibration.json",
+            "config.json",
+            "model.safetensors",
+            "model_card.md",
+            "preprocessing.json",
+            "release.json",
+        ),
+        "learned_from.json",
     }
     assert not any(is_pickle(path.read_bytes()) for path in folder.iterdir())
     config = json.loads((folder / "config.json").read_text())
@@ -137,12 +145,22 @@ def test_embeddings_and_explanations_lie_beside_the_predictions(here, released, 
 
 
 def test_predictions_of_new_people_are_scored_where_labels_are_known(here, released, demo_store, tmp_path):
-    FeatureStore.open(demo_store).write_part(tmp_path / "part", range(40))
+    store = FeatureStore.open(demo_store)
+    known = store.write_part(tmp_path / "known", range(40))
+    done = here("predict", LOCAL_FOLDER, tmp_path / "known", "--output", tmp_path / "known.csv", folder=released)
+    assert done.returncode == 0
+    assert "learned from these very people (40)" in done.stderr
+    assert "AUC" not in done.stderr
+    parts = {name: [getattr(known, name)[row] * (1.1 if row >= 10 else 1) for row in range(40)] for name in ("audio",)}
+    parts |= {"text": [known.text[row] for row in range(40)]}
+    encoders = {f"{name}_encoder": encoder for name, encoder in known.encoders.items()}
+    FeatureStore.write(tmp_path / "part", documents=known.documents, **parts, **encoders)
     done = here("predict", LOCAL_FOLDER, tmp_path / "part", "--output", tmp_path / "p.csv", folder=released)
     assert done.returncode == 0
-    assert "against the labels that the data has" in done.stderr
+    assert "learned from 10 of these 40 people" in done.stderr
+    assert "of new people, against their labels" in done.stderr
+    assert "30 of those that count as new have the document_id" in done.stderr
     assert "AUC [95 % interval]" in done.stderr
-    assert "learned from" not in done.stderr
 
 
 @pytest.mark.parametrize(

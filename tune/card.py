@@ -80,7 +80,12 @@ def _cohort(made: Mapping[str, Any]) -> str:
     for task, counts in made["classes"].items():
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
         rows.append(f"| {_cell(task)} | {_cell(shown)} | {made['documents'] - sum(counts.values())} |")
-    return f"{made['documents']} documents in {made['groups']} groups.\n\n" + "\n".join(rows)
+    kept = (
+        "`learned_from.json` holds keyed hashes of their segments' features and of their ids, so that `hilbert predict`"
+        " leaves these people out where it says how good it is. Whoever has this folder can test whether somebody whose"
+        " recording they have is among them, or guess ids; the hashes of two releases can't be compared."
+    )
+    return f"{made['documents']} documents in {made['groups']} groups.\n\n" + "\n".join(rows) + f"\n\n{kept}"
 
 
 def _quality(release: Release, evidence: Evidence) -> str:

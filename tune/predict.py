@@ -20,6 +20,7 @@ from hilbert.cohort import Cohort
 from hilbert.errors import InputError
 from hilbert.features import FeatureStore
 from hilbert.files import unforeseen
+from hilbert.learned import Seen
 from hilbert.predicted import Predicted, check_one_embedding
 from hilbert.release import Release
 from hilbert.temporary import temporary_folder
@@ -90,13 +91,58 @@ def predict(request: Request, *, uri: str | None, console: Console) -> list[Path
             progress=lambda done, total: bar(done, total, "documents"),
         )
     _write(_tables(found, request), places)
-    if _learned_from(release, data):
-        console.print(
-            "the model has learned from these very people: how well it predicts them says nothing of new ones"
-        )
-    else:
-        _show_quality(inference.evaluate(found, data.documents, missing=inference.missing_codes(release)), console)
+    _judge(release, data, found, console)
     return list(places.values())
+
+
+def _judge(release: Release, data: FeatureStore | Cohort, found: Predicted, console: Console) -> None:
+    """Says whom of these people the model has learned from, and how good the predictions of the others are."""
+    whole, seen, count = _learned_from(release, data), found.seen, len(found.documents)
+    quality = inference.evaluate(found, data.documents, missing=inference.missing_codes(release))
+    known = count if whole else 0 if seen is None else int(seen.known.sum())
+    labelled = bool(quality["labelled"].any())
+    if known == count:
+        _say(console, f"the model has learned from these very people ({count}): {OF_KNOWN}")
+        return
+    if known:
+        _say(console, f"the model has learned from {known} of these {count} people: {OF_KNOWN}")
+    elif seen is None and labelled:
+        _say(console, UNKNOWN)
+    elif labelled:
+        _say(console, f"the model has learned from none of these {count} people, as far as their features tell")
+    for hint in _hints(seen) if seen is not None and labelled else ():
+        _say(console, hint)
+    _show_quality(quality, console, only_new=bool(known))
+
+
+OF_KNOWN = "how well it predicts them says nothing of new ones"
+UNKNOWN = (
+    "not known whether the model has learned from any of these people: its release is of an older version, which kept"
+    f" no trace of them; of those that it has learned from, {OF_KNOWN}"
+)
+
+
+def _hints(seen: Seen) -> Iterator[str]:
+    """What makes one doubt that the others are new, one line each."""
+    told = {
+        "have the document_id of somebody whom it has learned from, with other features": seen.ids,
+        "say the same words as somebody whom it has learned from, with other audio": seen.words,
+    }
+    for what, marked in told.items():
+        if marked.any():
+            yield (
+                f"{int(marked.sum())} of those that count as new {what}: if they are the same people, recorded or"
+                " encoded anew, the numbers below are too good"
+            )
+    if seen.groups.any():
+        yield (
+            f"{int(seen.groups.sum())} of those that count as new have the group_id of somebody whom it has learned"
+            " from: if these are the same families or sites, the numbers below are too good for people of others"
+        )
+
+
+def _say(console: Console, words: str) -> None:
+    console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
 def _learned_from(release: Release, data: FeatureStore | Cohort) -> bool:
@@ -109,11 +155,12 @@ def _learned_from(release: Release, data: FeatureStore | Cohort) -> bool:
     )
 
 
-def _show_quality(quality: pd.DataFrame, console: Console) -> None:
+def _show_quality(quality: pd.DataFrame, console: Console, *, only_new: bool) -> None:
     """How good the predictions are, where the data has labels."""
     if not quality["labelled"].any():
         return
-    table = Table(title="against the labels that the data has", title_justify="left", box=SIMPLE)
+    title = "of new people, against their labels" if only_new else "against the labels that the data has"
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     for name in ("task", "labelled", "AUC [95 % interval]", "Brier score"):
         table.add_column(name, justify="left" if name == "task" else "right")
     for row in quality.to_dict("records"):

@@ -22,7 +22,9 @@ from rich.console import Console
 
 from hilbert.calibration import METHODS, Calibrator, best_method, fit_on_repeats
 from hilbert.errors import HilbertError, InputError
+from hilbert.features import FeatureStore
 from hilbert.files import unforeseen
+from hilbert.learned import LearnedFrom
 from hilbert.model import Hilbert
 from hilbert.release import Release
 from hilbert.temporary import temporary_folder
@@ -196,7 +198,15 @@ def _assemble(
         window=extraction.get("window"),
         dtype=store.manifest["modalities"]["audio"]["dtype"],
         made={**candidate.to_json(), **made, "versions": made_with},
+        learned=_learned(models[0], store, with_ids=not candidate.hashed),
     )
+
+
+def _learned(model: Hilbert, store: FeatureStore, *, with_ids: bool) -> LearnedFrom:
+    """Whom the models have learned from; ids, which can be guessed, stay out where the study hides them."""
+    groups = store.documents.get("group_id") if with_ids else None
+    names = store.document_ids if with_ids else []
+    return LearnedFrom.of(model, store, names=names, groups=None if groups is None else groups.tolist())
 
 
 # ---- publishing ------------------------------------------------------------------------------------------------------
