@@ -15,7 +15,7 @@ PLATFORM = {"ray", "optuna", "mlflow", "tune"}
 HILBERT = [
     {"errors", "numeric", "files", "repeatable", "cells"},
     {"reading", "label_cells", "exports", "levels", "containers"},
-    {"tables", "groups", "config", "ragged", "temporary", "plausible", "verified", "recordings"},
+    {"tables", "groups", "config", "ragged", "temporary", "spreadsheets", "plausible", "verified", "recordings"},
     {"people", "columns"},
     {"tasks", "segment_table", "audio", "store_files", "class_weights", "estimators", "documents"},
     {"store_checks"},

@@ -149,6 +149,7 @@ def compare(options: argparse.Namespace) -> int:
         return _compare_pair(client, options)
     if options.output:
         raise InputError("--output names the picture of two configurations: hilbert compare STUDY A B --output FILE")
+    from hilbert.spreadsheets import csv_text
     from tune.comparison import ranking, show, show_winner, with_tests
     from tune.contest import contest
     from tune.evidence import gather_evidence
@@ -162,7 +163,7 @@ def compare(options: argparse.Namespace) -> int:
         tell(f"hilbert: nothing can be said of the winner without its luck: {error}")
         evidence = None
     if options.csv:
-        with_tests(ranking(study), contest(evidence) if evidence else None).to_csv(sys.stdout, index=False)
+        print(csv_text(with_tests(ranking(study), contest(evidence) if evidence else None)), end="")
     elif evidence:
         show_winner(evidence, screen)
     return DONE
@@ -170,6 +171,7 @@ def compare(options: argparse.Namespace) -> int:
 
 def _compare_pair(client: "Client", options: argparse.Namespace) -> int:
     """`hilbert compare STUDY A B`."""
+    from hilbert.spreadsheets import csv_text
     from tune.contest import pair
     from tune.evidence import gather_evidence
     from tune.side_by_side import draw, fold_table, show_pair, two
@@ -182,7 +184,7 @@ def _compare_pair(client: "Client", options: argparse.Namespace) -> int:
         draw(found, evidence, output)
         tell(f"Picture: {output}")
     if options.csv:
-        fold_table(found).to_csv(sys.stdout, index=False)
+        print(csv_text(fold_table(found)), end="")
     else:
         show_pair(found, evidence, results())
     return DONE

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hilbert.config import TaskConfig
 from hilbert.errors import InputError
 from hilbert.folds import Fold
+from hilbert.spreadsheets import read_csv
 from hilbert.temporary import temporary_folder
 from tune.recount import fold_parts
 from tune.tracking import ReadStudy, first_line, study_files
@@ -58,9 +59,7 @@ def read_design(client: Client, study: ReadStudy) -> Design:
         if folder is None:
             raise InputError(_without_files(client, study))
         data = _file(folder / "data.json", lambda path: json.loads(path.read_text(encoding="utf-8")), client, study)
-        splits = _file(
-            folder / "splits.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False), client, study
-        )
+        splits = _file(folder / "splits.csv", read_csv, client, study)
     try:
         tasks = {
             task: TaskConfig(kind=data["tasks"][task]["kind"], classes=tuple(data["tasks"][task].get("classes", {})))

@@ -23,6 +23,7 @@ from hilbert.files import unforeseen
 from hilbert.learned import Seen
 from hilbert.predicted import Predicted, check_one_embedding
 from hilbert.release import Release
+from hilbert.spreadsheets import csv_text
 from hilbert.temporary import temporary_folder
 from tune.bars import counted
 from tune.space import is_url
@@ -207,7 +208,7 @@ def _write(tables: Mapping[str, pd.DataFrame], places: Mapping[str, Path]) -> No
     try:
         for name, table in tables.items():
             if places[name].suffix == ".csv":
-                table.to_csv(partials[name], index=False)
+                partials[name].write_text(csv_text(table), encoding="utf-8")
             else:
                 table.to_parquet(partials[name], index=False)
         for name, partial in partials.items():

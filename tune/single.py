@@ -8,6 +8,8 @@ from rich.console import Console
 
 from hilbert.config import TaskConfig
 from hilbert.errors import StudyError
+from hilbert.files import write_text
+from hilbert.spreadsheets import csv_text
 from hilbert.training import EpochReport, FoldResult, fit
 from tune.bars import counted
 from tune.job import open_store, prepare_worker, record
@@ -40,10 +42,11 @@ def fit_fold(study: Study, number: int, *, output: Path | None, console: Console
     console.print(f"fold {number}: {sizes}; epoch {result.best_epoch} of {len(result.epochs)}, {result.seconds:.1f} s")
     for untrained in result.untrained:
         console.print(f"{untrained}: no AUC, since the training part lacks a class", highlight=False, markup=False)
-    print("task,auc,labelled_held_out")
-    for task_name, value in result.auc.items():
-        labelled = int((~pd.isna(result.labels[task_name])).sum())
-        print(f"{task_name},{'' if value is None else f'{value:.4f}'},{labelled}")
+    rows = [
+        (task, "" if value is None else f"{value:.4f}", int((~pd.isna(result.labels[task])).sum()))
+        for task, value in result.auc.items()
+    ]
+    print(csv_text(pd.DataFrame(rows, columns=["task", "auc", "labelled_held_out"])), end="")
     if output is not None:
         _save(result, plan.task_configs(), output)
         console.print(f"model, predictions and epochs: {output}")
@@ -58,5 +61,6 @@ def losses(epoch: EpochReport) -> str:
 
 def _save(result: FoldResult, tasks: dict[str, TaskConfig], output: Path) -> None:
     result.model.save_pretrained(output)
-    predictions([record("", result, time.time())], tasks).to_csv(output / "predictions.csv", index=False)
-    pd.DataFrame(result.epochs).to_csv(output / "epochs.csv", index=False)
+    held_out = predictions([record("", result, time.time())], tasks)
+    write_text(output / "predictions.csv", csv_text(held_out))
+    write_text(output / "epochs.csv", csv_text(pd.DataFrame(result.epochs)))

@@ -17,7 +17,9 @@ import pandas as pd
 import yaml
 
 from hilbert.features import FeatureStore
+from hilbert.files import write_text
 from hilbert.folds import PARTS, check_folds, class_counts
+from hilbert.spreadsheets import csv_text
 from hilbert.tasks import Labels
 from tune.job import open_store
 from tune.plan import Plan
@@ -49,8 +51,8 @@ def write_study_files(
     (folder / "study.yaml").write_text(without_passwords(text), encoding="utf-8")
     (folder / "versions.json").write_text(json.dumps(versions, indent=2), encoding="utf-8")
     (folder / "data.json").write_text(json.dumps(data, indent=2), encoding="utf-8")
-    split_manifest(plan, id_key=id_key).to_csv(folder / "splits.csv", index=False)
-    named_counts(plan).to_csv(folder / "fold_counts.csv", index=False)
+    write_text(folder / "splits.csv", csv_text(split_manifest(plan, id_key=id_key)))
+    write_text(folder / "fold_counts.csv", csv_text(named_counts(plan)))
 
 
 def split_manifest(plan: Plan, *, id_key: bytes | None = None) -> pd.DataFrame:

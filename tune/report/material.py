@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from hilbert.errors import InputError
+from hilbert.spreadsheets import read_csv
 from hilbert.temporary import temporary_folder
 from tune.choice import Choice, selected
 from tune.comparison import PARAMS, parameter_columns, ranking
@@ -285,9 +286,16 @@ def _read(folder: Path) -> StudyFiles:
         study=read("study.yaml", _study),
         versions=read("versions.json", lambda path: json.loads(_text(path))),
         data=read("data.json", lambda path: json.loads(_text(path))),
-        splits=read("splits.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False)),
-        counts=read("fold_counts.csv", lambda path: pd.read_csv(path, dtype={"class": str}, keep_default_na=False)),
+        splits=read("splits.csv", read_csv),
+        counts=read("fold_counts.csv", _counts),
     )
+
+
+def _counts(path: Path) -> pd.DataFrame:
+    found = read_csv(path)
+    if not {"fold", "part", "task", "class", "documents"} <= set(found.columns):
+        raise ValueError("lacks a column")
+    return found.astype({"fold": int, "documents": int})
 
 
 def _study(path: Path) -> Study | None:
