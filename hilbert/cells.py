@@ -87,7 +87,9 @@ def matches(text: str, codes: Iterable[str]) -> str | None:
 
 def is_missing(text: str) -> bool:
     """Whether a cell holds nothing but a code that stands for a missing value, whatever the column."""
-    return text in _CERTAIN or bool(_MARKS.fullmatch(text)) or bool(_BROKEN.fullmatch(text))
+    if text in _CERTAIN:
+        return True
+    return not text[:1].isalnum() and bool(_MARKS.fullmatch(text) or _BROKEN.fullmatch(text))
 
 
 def is_broken(text: str) -> bool:
@@ -152,8 +154,9 @@ def _plain(text: str) -> Decimal | None:
 
 def _likeness(text: str) -> object:
     """Equal for texts that may be one: the number however written, else the letters in whatever case and width."""
-    text = _JOINERS.sub("", unicodedata.normalize("NFKC", text))
-    value = number(text)
+    if not text.isascii():
+        text = _JOINERS.sub("", unicodedata.normalize("NFKC", text))
+    value = None if text[:1].isalpha() else number(text)
     return " ".join(text.casefold().split()) if value is None else value
 
 
@@ -161,7 +164,7 @@ def same_number(found: Iterable[str]) -> dict[str, str]:
     """Spellings of one number, as 1 and 1.0: each spelling but the plainest -> the plainest."""
     spellings: dict[Decimal, list[str]] = defaultdict(list)
     for text in found:
-        value = _plain(text) if text[-1:].isdigit() or text[-1:] == "." else None
+        value = None if text[:1].isalpha() else _plain(text)
         if value is not None:
             spellings[value].append(text)
     plainest = [min(texts, key=lambda text: (not text.isascii(), len(text), text)) for texts in spellings.values()]

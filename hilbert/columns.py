@@ -1,5 +1,6 @@
 """What stands in the columns of a table of documents, a line each: to be looked at before anything is encoded."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
@@ -97,7 +98,9 @@ def _oddities(texts: Sequence[str], read: ReadLabels) -> list[str]:
     if read.merged:
         remarks.append(f"{told_counts(read.merged)}: the same class as the plain number")
     if len(counts) <= _MANY and (doubtful := doubtful_labels(counts)):
-        remarks.append(
-            f"{', '.join(sorted(doubtful))}: a class, or missing? If missing: --missing {' '.join(doubtful)}"
-        )
+        named = shlex.join(sorted(doubtful))
+        remarks.append(f"{', '.join(sorted(doubtful))}: a class, or missing? If missing: --missing {named}")
+    strange = {text: counts[text] for text, value in zip(texts, values, strict=True) if value is None}
+    if 2 * values.count(None) < len(values) and strange and len(set(values)) > _FEW:
+        remarks.append(f"{told_counts(strange)}: no number, as the others are")
     return remarks

@@ -52,9 +52,10 @@ def group_codes(groups: Sequence[object] | None, documents: int) -> NDArray[np.i
         return np.arange(documents)
     if len(groups) != documents:
         raise InputError(f"there must be one group per document: {len(groups)} groups for {documents} documents")
-    number: dict[str | int, int] = {}
-    names = read_groups(groups).names
-    keys: list[str | int] = [row if name is None else name for row, name in enumerate(names)]
+    number: dict[object, int] = {}
+    plain = all(type(group) is int for group in groups)
+    names: Sequence[object] = groups if plain else read_groups(groups).names
+    keys = [row if name is None else name for row, name in enumerate(names)]
     return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
 
 

@@ -217,6 +217,14 @@ def test_wrong_codes_in_a_study_file_are_told(tmp_path: Path, codes: str, says: 
         assert part in str(caught.value)
 
 
+def test_a_task_is_found_however_its_name_is_composed(tmp_path: Path) -> None:
+    decomposed = "stimmung\u200b e\u0301"
+    documents = table(AGES).replace("affect", decomposed)
+    plan = plan_of(tmp_path, documents, tasks={"stimmung e\u0301": "binary"}, objective="stimmung \u00e9")
+    assert list(plan.labels) == ["stimmung \u00e9"]
+    assert plan.study.objective == "stimmung \u00e9"
+
+
 def test_fit_tells_the_labels_and_what_is_odd(tmp_path: Path, here: Here) -> None:
     store = store_as_before(tmp_path / "store", table([*AGES, "999", "NA"]))
     (tmp_path / "s.yaml").write_text(

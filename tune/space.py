@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from hilbert.cells import tidy
 from hilbert.config import FitConfig, LossConfig, ModelConfig, Section, Seed, TrainConfig
 from hilbert.errors import shown
 
@@ -176,7 +177,10 @@ class Study(Section):
 
     @field_validator("tasks")
     @classmethod
-    def _names_fit_metrics(cls, tasks: dict[str, Any]) -> dict[str, Any]:
+    def _names_fit_metrics(cls, given: dict[str, Any]) -> dict[str, Any]:
+        tasks = {tidy(name): wanted for name, wanted in given.items()}
+        if len(tasks) < len(given):
+            raise ValueError(f"tasks: {', '.join(map(shown, given))}: two are one task, written in two ways")
         for name in tasks:
             if name in RESERVED or len(name) > LONGEST_NAME or not re.fullmatch(r"[\w.-][\w. -]*", name):
                 raise ValueError(
@@ -195,6 +199,11 @@ class Study(Section):
                 )
         return features
 
+    @field_validator("objective")
+    @classmethod
+    def _composed(cls, objective: str) -> str:
+        return tidy(objective)
+
     @field_validator("missing_values", mode="before")
     @classmethod
     def _codes(cls, codes: object) -> object:
@@ -206,7 +215,7 @@ class Study(Section):
             wrong = [code for code in one if isinstance(code, bool) or not isinstance(code, int | float | str)]
             if wrong:
                 raise ValueError(f"missing_values: {shown(wrong[0])} is no text and no number; put quotes around it")
-        return codes
+        return {tidy(str(task)): one for task, one in codes.items()} if isinstance(codes, dict) else codes
 
     @model_validator(mode="after")
     def _codes_of_known_tasks(self) -> Self:
