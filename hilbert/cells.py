@@ -8,7 +8,7 @@ each can spell one class, family or person in two ways that look alike. The rule
                    group is asked for; a class that the study file declares wins
     doubtful       none, unknown, ... may be a class ("none, mild, severe"): they stay one, and are told
     twins, same    1, 1.0 and +1 are one number, hence one class and one group
-    twins, refused Low and low, 01 and 1: whether they are one only the user knows
+    twins, refused Low and low, 01 and 1, a hyphen and a dash: whether they are one only the user knows
 """
 
 import itertools
@@ -143,6 +143,15 @@ def may_be_unspoken(text: str) -> bool:
 # --- twins -----------------------------------------------------------------------------------------------------------
 
 
+ALIKE = "differ in case, blanks, dashes, look-alike letters or leading zeros alone"
+"""What may set two names apart that are one, as messages say it."""
+_TYPED = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | dict.fromkeys("‘’‛′`´", "'") | dict.fromkeys("“”„″«»", '"'))
+_LOOK_ALIKE = str.maketrans(
+    "АВЕКМНОРСТХІЈЅаеорсухіјѕΑΒΕΖΗΙΚΜΝΟΡΤΥΧοαν",  # Cyrillic, then Greek
+    "ABEKMHOPCTXIJSaeopcyxijsABEZHIKMNOPTYXoav",
+)
+
+
 def _plain(text: str) -> Decimal | None:
     """The number, where a text is one without leading zeros and exponents; full-width digits count."""
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
@@ -155,7 +164,7 @@ def _plain(text: str) -> Decimal | None:
 def _likeness(text: str) -> object:
     """Equal for texts that may be one: the number however written, else the letters in whatever case and width."""
     if not text.isascii():
-        text = _JOINERS.sub("", unicodedata.normalize("NFKC", text))
+        text = _JOINERS.sub("", unicodedata.normalize("NFKC", text.translate(_TYPED)))
     value = None if text[:1].isalpha() else number(text)
     return " ".join(text.casefold().split()) if value is None else value
 
@@ -172,12 +181,22 @@ def same_number(found: Iterable[str]) -> dict[str, str]:
     return {text: chosen for chosen, texts in pairs for text in texts if text != chosen}
 
 
+def _looks(text: str) -> object:
+    """Equal for texts that look the same: letters of other alphabets as the Latin ones that they look like."""
+    return text.translate(_LOOK_ALIKE)
+
+
 def twins(found: Iterable[str]) -> list[list[str]]:
-    """Texts that differ in case, width, blanks or leading zeros alone: whether they are one only the user knows."""
-    alike: dict[object, list[str]] = defaultdict(list)
-    for text in dict.fromkeys(found):
-        alike[_likeness(text)].append(text)
-    return [texts for texts in alike.values() if len(texts) > 1]
+    """Texts that differ as `ALIKE` says and in nothing else: whether they are one only the user knows."""
+    texts = list(dict.fromkeys(found))
+    ways = [_likeness] if all(map(str.isascii, texts)) else [_likeness, _looks]
+    pairs = list[list[str]]()
+    for way in ways:
+        alike: dict[object, list[str]] = defaultdict(list)
+        for text in texts:
+            alike[way(text)].append(text)
+        pairs += [one for one in alike.values() if len(one) > 1 and one not in pairs]
+    return pairs
 
 
 # --- numbers that may be codes ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from hilbert.cells import told_counts, twins
+from hilbert.cells import ALIKE, told_counts, twins
 from hilbert.config import FitConfig, LossConfig, ModelConfig, TrainConfig
 from hilbert.documents import Documents
 from hilbert.errors import InputError
@@ -248,7 +248,7 @@ def _tell(read: ReadLabels) -> None:
     """
     alike = twins(text for text in read.texts if text is not None)
     if alike:
-        raise InputError(f"y: classes {alike[0]} differ in case, blanks or leading zeros alone; spell each in one way")
+        raise InputError(f"y: classes {alike[0]} {ALIKE}; spell each in one way")
     told = [f"{told_counts(read.missing)}: counted as missing labels"] if read.missing else []
     for note in [*told, *read.notes("y")]:
         logger.warning("%s", note)

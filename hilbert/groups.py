@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hilbert.cells import is_no_group, same_number, tidy, told_counts, twins
+from hilbert.cells import ALIKE, is_no_group, same_number, tidy, told_counts, twins
 from hilbert.errors import InputError
 
 
@@ -60,14 +60,14 @@ def group_codes(groups: Sequence[object] | None, documents: int) -> NDArray[np.i
 
 
 def twin_groups(cells: Sequence[object] | None) -> str | None:
-    """What to say of groups that differ in case, blanks or leading zeros alone; None where there are none."""
+    """What to say of groups that may be one, see `hilbert.cells.twins`; None where there are none."""
     counts = Counter(name for name in read_groups(() if cells is None else cells).names if name is not None)
     doubtful = twins(counts)
     if not doubtful:
         return None
     told = "; ".join(told_counts({text: counts[text] for text in texts}) for texts in doubtful[:5])
     return (
-        f"{told}: groups that differ in case, blanks or leading zeros alone; if they are one, it would stand on both "
+        f"{told}: groups that {ALIKE}; if they are one, it would stand on both "
         "sides of a split: spell it in one way. If not, give them names that differ in more"
     )
 

@@ -218,7 +218,8 @@ def _numbers(cells: "pd.Series[Any]", task: str, spec: TaskConfig, codes: Sequen
     if read.missing:
         logger.warning("%s: counted as missing: %s", task, told_counts(read.missing))
     if unknown:
-        logger.warning("%s: labels that the model doesn't know count as missing: %s", task, ", ".join(unknown))
+        told = told_counts({text: read.texts.count(text) for text in unknown})
+        logger.warning("%s: labels that the model doesn't know count as missing: %s", task, told)
     found = [None if text is None else values[text] for text in read.texts]
     return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
 

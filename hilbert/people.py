@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from hilbert.cells import is_broken, is_no_group, matches, number, suspected_codes, tidy, told_counts, twins
+from hilbert.cells import ALIKE, is_broken, is_no_group, matches, number, suspected_codes, tidy, told_counts, twins
 from hilbert.errors import shown
 from hilbert.groups import read_groups, twin_groups
 
@@ -57,7 +57,7 @@ def read_people(documents: pd.DataFrame, *, name: str, missing: Sequence[str] = 
 def column_faults(columns: Sequence[str], ours: Iterable[str], name: str) -> list[str]:
     """Names of columns that may be one, and names that are nearly one of ours: their column would not be read."""
     faults = [
-        f"{name} row 1: columns {' and '.join(map(shown, alike))} differ in case or blanks alone; rename or delete one"
+        f"{name} row 1: columns {' and '.join(map(shown, alike))} {ALIKE}; rename or delete one"
         for alike in twins(columns)
     ]
     bare = {re.sub(r"[\W_]", "", column.casefold()): column for column in columns}
@@ -111,7 +111,7 @@ def twin_id_faults(frame: pd.DataFrame, name: str) -> list[str]:
     rows_of = _rows_of_ids(frame)
     return [
         f"{name} row {rows_of[alike[-1]][0]}: document_id {shown(alike[-1])} and {shown(alike[0])} (row"
-        f" {rows_of[alike[0]][0]}) differ in case, blanks or leading zeros alone; if they are one person, give the "
+        f" {rows_of[alike[0]][0]}) {ALIKE}; if they are one person, give the "
         "person one row, else names that differ in more"
         for alike in twins(rows_of)
     ]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hilbert.cells import doubtful_labels, matches, number, suspected_codes, tidy, told_counts, twins
+from hilbert.cells import ALIKE, doubtful_labels, matches, number, suspected_codes, tidy, told_counts, twins
 from hilbert.errors import InputError, shown
 from hilbert.label_cells import ReadLabels, read_labels
 
@@ -288,9 +288,8 @@ def _classification(
 
 def _twin_faults(name: str, found: Mapping[str, int]) -> list[str]:
     return [
-        f"task {name!r}: {told_counts({text: found[text] for text in alike})}: classes that differ in case, blanks or "
-        "leading zeros alone; if they are one, spell it in one way; if not, declare them: "
-        f"{{kind: ..., classes: [{', '.join(found)}]}}"
+        f"task {name!r}: {told_counts({text: found[text] for text in alike})}: classes that {ALIKE}; if they are one, "
+        f"spell it in one way; if not, declare them: {{kind: ..., classes: [{', '.join(found)}]}}"
         for alike in twins(found)
     ]
 

@@ -97,6 +97,7 @@ def test_spellings_of_a_number_are_one_and_codes_with_zeros_are_not() -> None:
     assert twins(["Low", "low", "LOW ", "high"]) == [["Low", "low", "LOW "]]
     assert twins(["straße", "STRASSE", "Ｌow", "low"]) == [["straße", "STRASSE"], ["Ｌow", "low"]]
     assert twins(["a", "b", "10", "1"]) == []
+    assert twins(["нет", "да", "Нет"]) == [["нет", "Нет"]]
 
 
 AGES = [20.0, 34, 41, 28, 39, 25, 31, 22, 43, 37]

@@ -1,7 +1,8 @@
 """Label cells as a study understands them: classes, gaps and codes, and what that does to the identity of its jobs."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,9 @@ from hilbert.config import TaskConfig
 from hilbert.errors import InputError, StoreError, StudyError
 from hilbert.folds import make_folds
 from hilbert.groups import group_codes
-from hilbert.inference import evaluate
+from hilbert.inference import evaluate, missing_codes
 from hilbert.predicted import Predicted
+from hilbert.release import Release
 from hilbert.tasks import Labels, encode_labels
 from tune.plan import Plan, label_report, make_plan
 from tune.search import Proposal
@@ -83,6 +85,8 @@ def test_codes_among_numbers_are_told_and_named_ones_are_missing() -> None:
     [
         ("binary", ["Low", "low", "high"], ["low 1", "Low 1", "differ in case", "classes: ["]),
         ("multiclass", ["01", "1", "2"], ["01 1, 1 1"]),
+        ("binary", ["6-7", "6\u20137", "8-9"], ["6-7 1, 6\u20137 1", "dashes"]),  # Excel makes a dash of a hyphen
+        ("binary", ["Low", "L\u043ew", "High"], ["Low 1, L\u043ew 1", "look-alike"]),  # a Cyrillic o
         ("binary", ["1", "2", "-99", "-99"], ["binary, but there are 3 values", "missing_values: [-99]"]),
         ("binary", ["yes", "no", "unknown"], ["3 values", "missing_values: [unknown]"]),
         ("binary", ["NA", "yes", "yes"], ["all labels are yes (2)"]),
@@ -280,7 +284,14 @@ def test_labels_of_new_people_count_as_they_did_in_training(caplog: pytest.LogCa
     assert table.loc["age", "labelled"] == 3
     for told in (
         "age: counted as missing: NA 1, -99 1",
-        "doesn't know count as missing: old",
+        "doesn't know count as missing: old 1",
         "sev: counted as missing",
     ):
         assert told in caplog.text
+
+
+def test_codes_of_a_release_are_those_of_its_study_and_of_its_extraction() -> None:
+    tasks = {"age": {"kind": "regression", "missing_values": [-99]}, "sev": "binary"}
+    release = SimpleNamespace(made={"configuration": {"tasks": tasks}, "missing": ["-7"]}, tasks=dict.fromkeys(tasks))
+    assert missing_codes(cast("Release", release)) == {"age": ["-99", "-7"], "sev": ["-7"]}
+    assert missing_codes(cast("Release", SimpleNamespace(made={}, tasks={"sev": None}))) == {"sev": []}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from hilbert.cells import told_counts, twins
+from hilbert.cells import ALIKE, told_counts, twins
 from hilbert.config import TaskConfig
 from hilbert.errors import StoreError, StudyError, shown
 from hilbert.features import FeatureStore
@@ -186,7 +186,7 @@ def _notes(store: FeatureStore, labels: Mapping[str, Labels]) -> list[str]:
     if suspicion := None if groups is None else group_suspicion(groups.names):
         notes.append(suspicion)
     alike = [pair for pair in twins(map(str, store.documents.columns)) if set(pair) & set(labels)]
-    return notes + [f"columns {' and '.join(map(shown, pair))} differ in case or blanks alone" for pair in alike]
+    return notes + [f"columns {' and '.join(map(shown, pair))} {ALIKE}" for pair in alike]
 
 
 def _difference(here: pd.DataFrame, there: pd.DataFrame) -> str:
