@@ -38,6 +38,7 @@ TUNE = [
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
     {"predictions", "plots", "selection", "ledger", "records", "jobs", "lost", "workers"},
     {"searcher", "archive", "counting"},
+    {"failures"},
     {"tracking", "privacy", "scheduling", "plan", "entries", "notes", "submit"},
     {"recount"},
     {"design"},

@@ -8,6 +8,7 @@ jobs/<identity>.json           record of a fold job, with a checksum; written be
 jobs/<identity>.failed.json    record of its last failure
 checkpoints/<identity>.pt      state of a long fold job that is running
 abandoned.json                 numbers of the trials that racing has given up
+stopped.json                   the error by which the first jobs of a sweep failed alike, so that it was stopped
 id_key, id_key.sha256          key of the hashes that replace document ids, and its own hash
 lock                           held by the sweep that runs
 
@@ -46,6 +47,7 @@ ID_KEY_LENGTH = 32
 OTHERS = 0o077
 """Permissions of everybody but the owner."""
 _OBJECT = TypeAdapter(dict[str, Any])
+_STOPPED = TypeAdapter(dict[str, str])
 _NUMBERS = TypeAdapter(list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]])
 
 
@@ -158,6 +160,28 @@ class Archive:
     def abandon(self, trial: int) -> None:
         """Notes that racing has given a trial up."""
         _write(self.folder / "abandoned.json", json.dumps(sorted({*self.abandoned(), trial})).encode())
+
+    def forget_failure(self, identity: str) -> None:
+        """Takes away the record of a failure."""
+        self._record_file(identity, failed=True).unlink(missing_ok=True)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether any fold job has succeeded."""
+        return any(not path.name.endswith(".failed.json") for path in (self.folder / "jobs").glob("*.json"))
+
+    def stopped_on(self) -> str:
+        """How the fold jobs failed for which the sweep was stopped; empty where it wasn't, or has gone on since."""
+        known = self._read("stopped.json", _STOPPED, "what failed alike is no longer known")
+        return (known or {}).get("error", "")
+
+    def stop_on(self, error: str) -> None:
+        """Notes it."""
+        _write(self.folder / "stopped.json", json.dumps({"error": error}).encode())
+
+    def forget_stop(self) -> None:
+        """Notes that the study has gone on to its end."""
+        (self.folder / "stopped.json").unlink(missing_ok=True)
 
     def keep_study_file(self, content: Mapping[str, Any]) -> None:
         """Notes the study file, without the password of its tracking address; others can't read one that it needs."""

@@ -12,6 +12,7 @@ from hilbert.config import TaskConfig
 from hilbert.metrics import average_precision, balanced_accuracy, brier, expected_calibration_error
 from tune.formats import log_name
 from tune.job import JobRecord
+from tune.search import Proposal
 from tune.selection import Summary
 from tune.space import Parameters, Value
 
@@ -71,3 +72,13 @@ def parameter_texts(parameters: Parameters, logarithmic: Collection[str] = ()) -
 def parameter_text(value: Value) -> str:
     """One of them."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def proposal_key(proposal: Proposal) -> str:
+    """Identity of a trial within its study."""
+    return f"{proposal.number}:{proposal.configuration}"
+
+
+def trial_key(tags: Mapping[str, str]) -> str:
+    """The same, of a trial that is recorded."""
+    return f"{tags['hilbert.trial']}:{tags['hilbert.config']}"

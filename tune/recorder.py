@@ -27,7 +27,7 @@ from hilbert.errors import HilbertError, InputError
 from hilbert.folds import Fold
 from tune import runs
 from tune.artifacts import check_location
-from tune.entries import DIGITS, fold_entries, parameter_texts, trial_entries
+from tune.entries import DIGITS, fold_entries, parameter_texts, proposal_key, trial_entries, trial_key
 from tune.job import JobRecord
 from tune.notes import pooled_intervals, rank_line, trial_body
 from tune.plots import draw_trial
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER = (1.0, 5.0, 15.0, 30.0)
 """Seconds between attempts to write to MLflow when it does not answer."""
 FORBIDDEN = 403
+FAILED_FOLDS = "hilbert.failed_folds"
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,12 @@ class RecordedStudy:
 
 @dataclass
 class Noted:
-    """A trial that is recorded whole: its run, its note, and since it was last told, its summary."""
+    """A trial that is recorded whole: its run, its note, its failed folds, and since it was last told, its summary."""
 
     run: str
     note: str
     number: int
+    failed: str = ""
     summary: Summary | None = field(default=None)
 
 
@@ -107,6 +109,8 @@ class Recorder:
         self.errors: list[str] = []
         self._parents: dict[str, str] = {}  # run of each trial
         self._done: set[tuple[str, str]] = set()  # trial and fold of the fold jobs recorded
+        self._failed: dict[tuple[str, str], tuple[str, int]] = {}  # of those that failed, the run and when it began
+        self._marked: set[str] = set()  # trials whose run names failed folds
         self._taken_up: set[str] = set()  # trials whose run this process has made or continued
         self.finished: dict[str, Noted] = {}  # trials recorded whole
         self.experiment = self._begin_or_take_up()
@@ -229,21 +233,26 @@ class Recorder:
     def _read(self) -> None:
         """Finds what is recorded; what was left half written, by an earlier process or a lost request, is deleted."""
         told = {key: found.summary for key, found in self.finished.items()}
-        for known in (self._parents, self._done, self._taken_up, self.finished):
+        for known in (self._parents, self._done, self._failed, self._marked, self._taken_up, self.finished):
             known.clear()
         for run in search_runs(self.client, self.experiment, "tags.`hilbert.level` = 'trial'"):
-            key = _key(run.data.tags)
+            key = trial_key(run.data.tags)
             self._parents[key] = run.info.run_id
+            if failed := run.data.tags.get(FAILED_FOLDS, ""):
+                self._marked.add(key)
             if run.info.status in {"FINISHED", "FAILED"}:
                 note = run.data.tags.get(NOTE, "")
                 number = int(run.data.tags["hilbert.trial"])
-                self.finished[key] = Noted(run.info.run_id, note, number, told.get(key))
+                self.finished[key] = Noted(run.info.run_id, note, number, failed, told.get(key))
         names = {run_id: key for key, run_id in self._parents.items()}
         for run in search_runs(self.client, self.experiment, "tags.`hilbert.level` = 'fold'"):
             parent = names.get(run.data.tags.get("mlflow.parentRunId", ""))
             final = {"FINISHED", "FAILED"} if parent in self.finished else {"FINISHED"}  # a failed job may run again
             if run.info.status in final and parent:
-                self._done.add((parent, run.data.tags["hilbert.fold"]))
+                job = (parent, run.data.tags["hilbert.fold"])
+                self._done.add(job)
+                if run.info.status == "FAILED":
+                    self._failed[job] = (run.info.run_id, run.info.start_time)
             else:
                 self.client.delete_run(run.info.run_id)
 
@@ -268,8 +277,10 @@ class Recorder:
         runs.log_dataset(self.client, run, name=proposal.store, fingerprint=fingerprint, profile=profile)
 
     def _write_fold(self, proposal: Proposal, record: JobRecord) -> None:
-        parent = self._parent(proposal, started=record.started)
         key = (proposal_key(proposal), str(record.fold))
+        if key in self._failed and self._failed[key][1] != int(1000 * record.started):
+            self._forget(key)
+        parent = self._parent(proposal, started=record.started)
         if key in self._done:
             return
         tags = {
@@ -285,6 +296,20 @@ class Recorder:
         runs.log_files(self.client, run, lambda folder: self._write_fold_files(record, folder))
         self.client.set_terminated(run, "FAILED" if record.error else "FINISHED", end_time=int(1000 * ended))
         self._done.add(key)
+        if record.error:
+            self._failed[key] = (run, int(1000 * record.started))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        """Takes a failed fold job away that has run again."""
+        self.client.delete_run(self._failed[key][0])
+        del self._failed[key]
+        self._done.discard(key)
+        self._reopen(key[0])
+
+    def _reopen(self, trial: str) -> None:
+        """A trial that is recorded whole goes on, and is recorded anew at its end."""
+        self.finished.pop(trial, None)
+        self._taken_up.discard(trial)
 
     def _write_fold_files(self, record: JobRecord, folder: Path) -> None:
         if record.error:
@@ -293,8 +318,11 @@ class Recorder:
             self._predictions([record]).to_parquet(folder / "predictions.parquet", index=False)
 
     def _write_trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary, given_up: str) -> None:
-        started = min((record.started for record in records), default=time.time())
-        parent, key = self._parent(proposal, started=started), proposal_key(proposal)
+        started, key = min((record.started for record in records), default=time.time()), proposal_key(proposal)
+        failed = ",".join(map(str, summary.failed))
+        if key in self.finished and self.finished[key].failed != failed:  # its failed jobs have run again
+            self._reopen(key)
+        parent = self._parent(proposal, started=started)
         if key in self.finished:
             self.finished[key].summary = summary
             return
@@ -304,9 +332,10 @@ class Recorder:
         tags = {}
         if summary.abandoned:
             tags["hilbert.abandoned"] = f"after {len(done)} folds{given_up and f': {given_up}'}"
-        if summary.failed:
-            tags["hilbert.failed_folds"] = ",".join(map(str, summary.failed))
-        noted = Noted(parent, "", proposal.number, summary)
+        if failed or key in self._marked:
+            tags[FAILED_FOLDS] = failed
+            self._marked.add(key)
+        noted = Noted(parent, "", proposal.number, failed, summary)
         ranks = self._ranks({**self.finished, key: noted})
         body = self._note_body(records, summary, tags.get("hilbert.abandoned", ""))
         noted.note = f"{rank_line(summary, self.study.objective, ranks.get(key), len(ranks))}\n\n{body}"
@@ -366,12 +395,3 @@ class Recorder:
             "hilbert.features": proposal.store,
             **({"hilbert.git": self.study.commit} if self.study.commit else {}),
         }
-
-
-def proposal_key(proposal: Proposal) -> str:
-    """Identity of a trial within its study."""
-    return f"{proposal.number}:{proposal.configuration}"
-
-
-def _key(tags: Mapping[str, str]) -> str:
-    return f"{tags['hilbert.trial']}:{tags['hilbert.config']}"

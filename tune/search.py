@@ -59,12 +59,14 @@ class Search:
         proposals: all so far, of earlier processes too, but for impossible combinations. Older versions proposed some
             configurations twice.
         told: what has been told of proposals by their numbers; None for a failure.
+        mended: what came of proposals that were told as failed, since their failed jobs have run again.
     """
 
     def __init__(self, study: Study, journal: Path) -> None:
         self.study = study
         self.space = {name: _distribution(study, name, value) for name, value in study.parameters.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.mended: dict[int, float] = {}
         try:
             storage = JournalStorage(SealedJournal(journal))
             others = [found.study_name for found in storage.get_all_studies() if found.study_name != study.study]
@@ -171,7 +173,7 @@ class Search:
         words = [self.study.seed, len(trials), *([attempt] if attempt else [])]
         seed = int(np.random.SeedSequence(words).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        past = [_estimated(trial, estimates.get(trial.number)) for trial in trials]
+        past = [_estimated(trial, estimates.get(trial.number), self.mended.get(trial.number)) for trial in trials]
         view = optuna.create_study(storage=Past(past), direction="maximize", sampler=sampler)
         return dict(view.ask(self.space).params)
 
@@ -183,16 +185,21 @@ class Search:
         self.optuna.add_trial(trial)
 
     def tell(self, number: int, value: float | None) -> None:
-        """Says what became of a proposal; the first word counts.
+        """Says what became of a proposal; the first word counts, but for that it failed.
+
+        That is final in Optuna's journal: what came of it later is known here alone, and must be told every time.
 
         Args:
             number: of the proposal.
             value: its objective, or an estimate of it where racing gave it up; None where a fold failed or the
                 objective is undefined.
         """
+        value = value if value is not None and math.isfinite(value) else None
         if number in self.told:
+            if self.told[number] is None and value is not None:
+                self.mended[number] = value
             return
-        self.told[number] = value = value if value is not None and math.isfinite(value) else None
+        self.told[number] = value
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
         self.optuna.tell(number, value, state=state, skip_if_finished=True)
 
@@ -250,9 +257,11 @@ def _is_real(trial: optuna.trial.FrozenTrial) -> bool:
     return "impossible" not in trial.user_attrs
 
 
-def _estimated(trial: optuna.trial.FrozenTrial, value: float | None) -> optuna.trial.FrozenTrial:
-    """A trial as if it had been told `value`; one that failed stays so."""
-    if value is None or trial.state == TrialState.FAIL:
+def _estimated(trial: optuna.trial.FrozenTrial, value: float | None, mended: float | None) -> optuna.trial.FrozenTrial:
+    """A trial as if it had been told `value`; one that failed stays so, unless it was mended."""
+    if trial.state == TrialState.FAIL:
+        value = mended
+    if value is None:
         return trial
     known = copy(trial)
     known.state, known.value = TrialState.COMPLETE, value

@@ -13,10 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from hilbert.errors import HilbertError, StudyError
+from hilbert.errors import StudyError
 from tune import scheduling
 from tune.archive import Archive
 from tune.estimates import bounded, estimates
+from tune.failures import Again, FailureGuard, SweepError, ending
 from tune.job import FoldJob, JobRecord
 from tune.ledger import Ledger, Listener, Racing, Trial
 from tune.plan import Plan, fold_report, label_report, make_plan
@@ -37,12 +38,6 @@ from tune.workers import new_board
 
 SPECULATION = 3
 """Folds of a configuration that run at once, under racing, while others can be opened."""
-FIRST_JOBS = 8
-"""Of these, half that fail alike end the sweep."""
-
-
-class SweepError(HilbertError):
-    """The sweep can't go on."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,9 @@ class Sweep:
         self.search = Search(plan.study, archive.journal)
         self.kinds = {task: found.spec.kind for task, found in plan.labels.items()}
         self.failed: list[int] = []
+        self.given_up = archive.abandoned()
+        self.again: Again | None = None  # what decides which failed jobs run again, where anything runs
+        self.reopened: dict[int, int] = {}  # trials that had failed, and how many of their fold jobs run again
         self.objectives: dict[int, float] = {}  # of the trials that ran on every fold
         self.guard = FailureGuard()
         self.board: Any = None
@@ -106,12 +104,22 @@ class Sweep:
             room.wait(self._say)
             self.room, self.board = room, new_board(self.archive.checkpoints)
             with self._progress(lambda: room.known):
+                self.again = Again(self.archive)
                 self._replay()
+                self._tell_what_runs_again()
                 self.fresh = True
                 scheduling.run_ledger(
                     self.ledger, self.plan.data, study.resources, room, self.board, left=self._left, say=self._say
                 )
+        self.failed += [number for number in self.ledger.trials if number in self.reopened]
+        if self.ledger.complete:
+            self.archive.forget_stop()
         return self.ledger.complete or self._budget_spent()
+
+    def _tell_what_runs_again(self) -> None:
+        if self.reopened:
+            trials = ", ".join(f"t{number:03d}" for number in self.reopened)
+            self._say(f"{sum(self.reopened.values())} fold jobs that failed before run again, of {trials}")
 
     def _say(self, words: str) -> None:
         self.console.print(words, highlight=False, markup=False, soft_wrap=True)
@@ -137,8 +145,7 @@ class Sweep:
         return self.progress
 
     def _replay(self) -> None:
-        given_up = self.archive.abandoned()
-        self.ledger.open(self.search.proposals, abandoned=lambda proposal: proposal.number in given_up)
+        self.ledger.open(self.search.proposals, abandoned=lambda proposal: proposal.number in self.given_up)
 
     def _propose(self) -> Proposal | None:
         if len(self.search.proposals) >= self.plan.study.trials:
@@ -171,14 +178,22 @@ class Sweep:
         return spent or (study.hours is not None and self.progress.elapsed >= 3600 * study.hours)
 
     def _lookup(self, job: FoldJob) -> JobRecord | None:
-        found = self.archive.load(
-            job.identity,
-            failed=job.trial in self.search.told,
-            misfit=lambda record: self.plan.misfit(job, record),
-        )
-        if found is not None:
+        told = job.trial in self.search.told
+        record = self.archive.load(job.identity, failed=told, misfit=lambda found: self.plan.misfit(job, found))
+        if self.again is not None and told and job.trial not in self.given_up:
+            record = self._unless_it_runs_again(job, record)
+        if record is not None:
             self.known.add((job.trial, job.fold))
-        return None if found is None else self.plan.counted(found)  # an older version may have counted other folds
+        return None if record is None else self.plan.counted(record)  # an older version may have counted other folds
+
+    def _unless_it_runs_again(self, job: FoldJob, record: JobRecord | None) -> JobRecord | None:
+        assert self.again is not None, "asked where jobs run"
+        if record is not None and record.error and self.again(record):
+            self.archive.forget_failure(job.identity)  # at once: an interrupted run doesn't decide anew
+            record = None
+        if record is None and self.search.told[job.trial] is None:
+            self.reopened[job.trial] = self.reopened.get(job.trial, 0) + 1
+        return record
 
     def _on_record(self, trial: Trial, record: JobRecord) -> None:
         ran = self.fresh and (trial.proposal.number, record.fold) not in self.known
@@ -193,7 +208,11 @@ class Sweep:
             self.progress.spare(1)
         self.counted.add(record.identity)
         if ran:
-            self.guard.look_at(record)
+            try:
+                self.guard.look_at(record)
+            except SweepError:
+                self.archive.stop_on(ending(record.error))
+                raise
 
     def _on_abandon(self, trial: Trial) -> None:
         self.archive.abandon(trial.proposal.number)
@@ -237,29 +256,6 @@ def _why(trial: int, table: Table, rule: str) -> str:
         return rule
     rival, difference, folds = behind
     return f"{difference:.4f} behind t{rival:03d} on the {folds} folds that it ran ({rule})"
-
-
-class FailureGuard:
-    """Ends a sweep whose first jobs fail alike: the fault is in the study, not in a job."""
-
-    def __init__(self) -> None:
-        self.ends: list[str] = []
-
-    def look_at(self, record: JobRecord) -> None:
-        """Takes in the next record.
-
-        Raises:
-            SweepError: half of the first jobs ended with the same error.
-        """
-        if len(self.ends) >= FIRST_JOBS:
-            return
-        last = record.error.strip().splitlines()[-1] if record.error else ""
-        self.ends.append(last)
-        if last and self.ends.count(last) >= FIRST_JOBS // 2:
-            raise SweepError(
-                f"{self.ends.count(last)} of the first {len(self.ends)} fold jobs failed alike, so that the sweep was "
-                f"stopped. The error:\n{record.error.strip()}"
-            )
 
 
 def run_sweep(
