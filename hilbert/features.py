@@ -33,6 +33,7 @@ from hilbert.store_checks import (
     compare,
     entries,
     known,
+    read_documents,
     stamps_of,
     unknown_files,
     verify_features,
@@ -55,7 +56,7 @@ from hilbert.store_files import (
     staging,
     write_modality,
 )
-from hilbert.tables import read_table, table_text
+from hilbert.tables import table_text
 
 __all__ = ["PRIVATE_COLUMNS", "Dtype", "FeatureStore", "Ragged"]
 
@@ -186,7 +187,7 @@ class FeatureStore:
         if verify == "sha256":
             for name in stamps:
                 compare(folder, manifest, name)
-        store = cls._assembled(folder, manifest, _read_documents(folder / DOCUMENTS), stamps)
+        store = cls._assembled(folder, manifest, read_documents(folder / DOCUMENTS), stamps)
         if verify == "sha256":
             for name in stamps:
                 store._check_values(name)
@@ -280,7 +281,14 @@ class FeatureStore:
             }
             check_covered(new, modalities, names)
             commit(new, folder, modalities, cohort=cohort, extraction=extraction, overwrite=overwrite)
-        return cls.open(folder)
+        return cls._written(folder)
+
+    @classmethod
+    def _written(cls, folder: Path) -> Self:
+        """Opens what was written, and compared, just now."""
+        store = cls.open(folder)
+        verified.remember(entries(folder, store.manifest, store.stamps))
+        return store
 
     def write_part(self, folder: str | Path, documents: Sequence[int], *, overwrite: bool = False) -> Self:
         """Write some documents, by their row numbers, as a store of their own: to keep people apart for later, say.
@@ -322,7 +330,7 @@ class FeatureStore:
             (new / DOCUMENTS).write_text(table_text(documents), encoding="utf-8", newline="")
             about = {name: self.manifest[name] for name in ("cohort", "extraction")} | about
             commit(new, self.folder, self.manifest["modalities"], compared=features, overwrite=True, **about)
-        return type(self).open(self.folder)
+        return self._written(self.folder)
 
 
 def open_for_labels(folder: Path, documents: pd.DataFrame) -> FeatureStore:
@@ -360,19 +368,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     with explained(path, StoreError, "extract the features again"):
         content = content_of(path)
     return parse_manifest(content, path)
-
-
-def _read_documents(path: Path) -> pd.DataFrame:
-    table = read_table(path)
-    if table.faults:
-        raise StoreError(f"{path}: damaged; {table.faults[0]}")
-    documents = table.frame.reset_index(drop=True)
-    if "document_id" not in documents.columns or documents.empty:
-        raise StoreError(f"{path}: needs a column 'document_id' and at least one row")
-    names = documents["document_id"]
-    if names.isna().any() or names.duplicated().any():
-        raise StoreError(f"{path}: every document needs a document_id of its own")
-    return documents
 
 
 def _load_array(path: Path, *, mapped: bool) -> Array:

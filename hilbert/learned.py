@@ -26,7 +26,6 @@ Shapes: N documents, total = segments of all of them, D = features, P = projecti
 
 import base64
 import hashlib
-import hmac
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -261,14 +260,14 @@ def _traces(model: Hilbert, source: RaggedArray, name: Modality, key: bytes) -> 
 def _projected(model: Hilbert, source: RaggedArray, name: Modality, key: bytes, places: IntArray) -> Array:
     """Standardised segments in random directions, [places, P]."""
     dims = source.values.shape[1]
-    directions = _directions(key, name, dims)
+    directions = torch.from_numpy(_directions(key, name, dims)).to(torch.float32)
     standardise = (model.audio_encoder if name == "audio" else model.text_encoder).standardise
     found, at_once = np.empty((len(places), PROJECTIONS)), max(1, BLOCK // dims)
     with torch.inference_mode():
         for start in range(0, len(places), at_once):
             part = places[start : start + at_once]
             values = torch.from_numpy(np.ascontiguousarray(source.values[part], dtype=np.float32))
-            found[start : start + at_once] = standardise(values).double().numpy() @ directions
+            found[start : start + at_once] = (standardise(values).to(torch.float32) @ directions).numpy()
     return found
 
 
@@ -327,7 +326,8 @@ def _of_texts(key: bytes, what: str, texts: Sequence[str], *, in_order: bool = T
 
 
 def _hash(key: bytes, content: bytes) -> int:
-    return int.from_bytes(hmac.digest(key, content, "sha256")[:8], "little")
+    """Keyed BLAKE2b, a MAC by itself and four times as fast as HMAC-SHA256 on so few bytes."""
+    return int.from_bytes(hashlib.blake2b(content, key=key, digest_size=8).digest(), "little")
 
 
 # ---- on disk ---------------------------------------------------------------------------------------------------------

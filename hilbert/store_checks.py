@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from hilbert import verified
 from hilbert.errors import LabelsChangedError, StoreError
 from hilbert.files import digest
 from hilbert.store_files import DOCUMENTS
+from hilbert.tables import read_table
 from hilbert.verified import Known, Stamp
 
 Manifest = Mapping[str, Any]
@@ -48,6 +51,24 @@ def check_labels(folder: Path, manifest: Manifest) -> None:
             " and run 'hilbert extract' again, which then rewrites the labels alone, in no time; or restore this file"
             " and use FeatureStore.with_documents"
         )
+
+
+def read_documents(path: Path) -> pd.DataFrame:
+    """The table of documents [N rows], of strings, None where missing.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    table = read_table(path)
+    if table.faults:
+        raise StoreError(f"{path}: damaged; {table.faults[0]}")
+    documents = table.frame.reset_index(drop=True)
+    if "document_id" not in documents.columns or documents.empty:
+        raise StoreError(f"{path}: needs a column 'document_id' and at least one row")
+    names = documents["document_id"]
+    if names.isna().any() or names.duplicated().any():
+        raise StoreError(f"{path}: every document needs a document_id of its own")
+    return documents
 
 
 def stamps_of(folder: Path, manifest: Manifest) -> dict[str, Stamp]:

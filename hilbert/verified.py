@@ -3,7 +3,7 @@
 A file that was read and compared is known again by its path, device, inode, size and times of change: in this process,
 in a small file of the user's cache (`HILBERT_CACHE`, else below `XDG_CACHE_HOME` or `~/.cache`), and in processes that
 were told (`known`, `trust`). Where the cache can't be written, files are read again, and nothing else changes. A file
-that changed within the last seconds isn't kept in mind: it could change once more within one tick of its clock.
+that was written within the last seconds isn't kept in mind: it could change once more within one tick of its clock.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ PATIENCE = 600.0
 
 _here: Known = {}
 _told: Known = {}
+_before: set[tuple[str, Stamp, str]] = set()  # files that were replaced since, and may still be mapped
 
 
 def cache_folder() -> Path:
@@ -79,16 +80,16 @@ def unknown(folder: Path, files: Mapping[str, str]) -> list[str]:
     left = {name: one for name, one in wanted.items() if one[0] is None or not is_known(folder / name, one[0], one[1])}
     kept = _kept() if left else {}
     found = {name: kept[str(folder / name)] for name, one in left.items() if kept.get(str(folder / name)) == one}
-    _here.update({str(folder / name): one for name, one in found.items()})
+    _keep({str(folder / name): one for name, one in found.items()})
     return [name for name in left if name not in found]
 
 
 def is_known(path: Path, stamp: Stamp, sha256: str) -> bool:
     """Whether this process knows that a file was what it should be when it had this stamp."""
+    if _here.get(str(path)) == (stamp, sha256) or (str(path), stamp, sha256) in _before:
+        return True
     told = _told.get(str(path))
-    return _here.get(str(path)) == (stamp, sha256) or (
-        told is not None and (told[0][1:], told[1]) == (stamp[1:], sha256)
-    )
+    return told is not None and (told[0][1:], told[1]) == (stamp[1:], sha256)
 
 
 def known() -> Known:
@@ -114,8 +115,8 @@ def _stamp_or_none(path: Path) -> Stamp | None:
 def remember(new: Known) -> None:
     """Keeps in mind what was compared, by stamps from before it was read: here, and in the user's cache if possible."""
     now = time.time_ns()
-    settled = {path: one for path, one in new.items() if now - max(one[0][3:]) > SETTLED * 1e9}
-    _here.update(settled)
+    settled = {path: one for path, one in new.items() if now - one[0][3] > SETTLED * 1e9}
+    _keep(settled)
     if not settled:
         return
     with contextlib.suppress(OSError, RuntimeError):
@@ -125,6 +126,11 @@ def remember(new: Known) -> None:
         files = dict(list(kept.items())[-MOST:])
         content = {"format": FORMAT, "version": VERSION, "files": files}
         write_bytes(folder / NAME, json.dumps(content).encode(), mode=PRIVATE)
+
+
+def _keep(new: Known) -> None:
+    _before.update((path, *_here[path]) for path in new.keys() & _here.keys())
+    _here.update(new)
 
 
 def _kept() -> Known:

@@ -56,10 +56,10 @@ def edit_features(folder: Path, name: str = "audio.npy") -> None:
 def store(tmp_path, monkeypatch) -> FeatureStore:
     """A store on disk, a cache of its own, and files that count as left alone from their first moment."""
     monkeypatch.setenv("HILBERT_CACHE", str(tmp_path / "cache"))
+    as_another_process(monkeypatch)
+    store = made(tmp_path / "store")
     monkeypatch.setattr(verified, "SETTLED", -60.0)
-    monkeypatch.setattr(verified, "_here", {})
-    monkeypatch.setattr(verified, "_told", {})
-    return made(tmp_path / "store")
+    return store
 
 
 @pytest.fixture
@@ -142,9 +142,10 @@ def test_features_changed_between_two_fits_are_noticed(store):
         fit(config, store, make_fold())
 
 
-def test_a_store_that_was_replaced_stays_what_it_was_to_whoever_has_it_open(store):
+def test_a_store_that_was_replaced_stays_what_it_was_to_whoever_has_it_open(store, monkeypatch):
     config = fit_config(tasks=TASKS, epochs=1)
     before = fit(config, store, make_fold())
+    monkeypatch.setattr(verified, "SETTLED", 3600.0)
     made(store.folder, seed=1)
     np.testing.assert_array_equal(fit(config, store, make_fold()).scores["affect"], before.scores["affect"])
     never_read = FeatureStore.open(store.folder)
@@ -188,6 +189,9 @@ def test_new_labels_are_written_without_reading_features(store, read):
     read.clear()
     made_new = store.with_documents(store.documents.assign(affect="low"))
     assert set(read) == {"documents.csv"}
+    read.clear()
+    made_new.verify()
+    assert read == []
     FeatureStore.open(made_new.folder, verify="sha256")
 
 

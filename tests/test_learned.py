@@ -196,6 +196,15 @@ def test_it_is_small_and_holds_no_name(world):
     assert "learned_from.json" in json.loads((folder / "release" / "release.json").read_text())["files"]
 
 
+def test_ids_are_left_out_where_guessing_must_not_tell_them():
+    store = cohort()
+    found = LearnedFrom.of(release_of(store).members[0], store, names=[])
+    assert len(found.ids) == len(found.groups) == 0
+    names, groups = list(store.documents["document_id"]), list(store.documents["group_id"])
+    seen = found.seen(release_of(store).members[0], store, np.arange(N), names=names, groups=groups)
+    assert seen.known.all()
+
+
 @pytest.mark.parametrize(
     "damage",
     [
