@@ -9,8 +9,10 @@ import pandas as pd
 from hilbert.cells import doubtful_labels, number, suspected_codes, told_counts, twins
 from hilbert.errors import shown
 from hilbert.label_cells import ReadLabels, read_labels
+from hilbert.store_files import PRIVATE_COLUMNS
 
 _FEW = 10  # distinct numbers that may be classes; more are a scale
+_NAMES = 4  # texts of which none stands twice, and which may be names or notes
 _MANY = 20  # distinct texts that may be classes; more are names or free text
 
 
@@ -33,7 +35,12 @@ def column_report(documents: pd.DataFrame) -> str:
 
 
 def _label_columns(documents: pd.DataFrame) -> list[str]:
-    return [column for column in documents.columns if column not in ("document_id", "group_id")]
+    """All but those that stay out of a store: what was said is not to be shown."""
+    return [
+        column
+        for column in documents.columns
+        if column not in ("document_id", "group_id") and column.lower() not in PRIVATE_COLUMNS
+    ]
 
 
 def _group_row(documents: pd.DataFrame) -> tuple[str, str, str]:
@@ -75,7 +82,7 @@ def _values(texts: Sequence[str], numeric: bool) -> tuple[str, str]:
     if numeric:
         values = [float(text) for text in texts]
         return "numbers", f"{min(values):g} to {max(values):g}, {len(counts)} distinct"
-    if len(counts) > _MANY:
+    if len(counts) > _MANY or len(counts) == len(texts) > _NAMES:
         return "text", f"{len(counts)} distinct values"
     return "classes", told_counts(counts)
 

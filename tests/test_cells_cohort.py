@@ -12,6 +12,7 @@ from sweeps import Here
 from tiny_models import make
 
 from hilbert.cohort import Cohort
+from hilbert.columns import column_report
 from hilbert.errors import CohortError, StoreError
 from hilbert.features import FeatureStore
 
@@ -174,6 +175,16 @@ def test_extract_shows_every_column_and_takes_further_codes(tmp_path: Path, here
     assert second.documents["y"].tolist() == ["low", None, "high", "NA"]
     assert second.documents["group_id"].tolist() == [None, "1", "1", "2"]
     assert second.manifest["cohort"]["missing"] == ["-99", "999.0", "unknown", "-7"]
+
+
+def test_the_columns_shown_hold_no_transcripts_and_no_names() -> None:
+    rows = [("p1", "so it went", "Anna", "34"), ("p2", "and on", "Bea", "35"), ("p3", "hm", "Cem", "abt 40")]
+    rows += [(f"p{number}", "hm", f"D{number}", str(number)) for number in range(20, 40)]
+    shown = column_report(pd.DataFrame(rows, columns=["document_id", "Transcript", "name", "age"], dtype=object))
+    assert [line.split()[0] for line in shown.splitlines()] == ["name", "age"]
+    assert "went" not in shown
+    assert "Anna" not in shown
+    assert "abt 40 1: no number, as the others are" in shown
 
 
 # --- stores from Python, and of the version before -------------------------------------------------------------------
