@@ -43,7 +43,7 @@ TUNE = [
     {"recount"},
     {"design"},
     {"evidence", "extract"},
-    {"contest"},
+    {"contest", "tried"},
     {"progress", "comparison", "leaderboard", "runs", "study_files", "refit", "registry", "served"},
     {"choice"},
     {"recorder", "ui", "report", "side_by_side"},

@@ -12,6 +12,7 @@ from hilbert.metrics import CorrectedAuc, pooled_auc, pooled_interval
 from hilbert.release import Release
 from tune.contest import best_trial
 from tune.evidence import Evidence
+from tune.tried import tried
 
 RESAMPLES = 1000
 UNSTATED = (
@@ -99,13 +100,16 @@ def _quality(release: Release, evidence: Evidence) -> str:
         shown = "undefined" if raw is None or found is None else _shifted(raw, found)
         rows.append(f"| {_cell(task)} | {_auc(raw, interval)} | {shown} |")
     repeated = f", {folds['repeats']} times" if folds["repeats"] > 1 else ""
-    tried = len(evidence.study.trials)
+    of = tried(evidence)
     lines = [
         f"Held-out predictions of {folds['n_splits']}-fold cross-validation{repeated}, groups never split."
         " For several classes the AUC is the mean of each against the rest; for a number the concordance index.",
         "\n".join(rows),
-        f"The configuration was chosen among {tried} by these same folds: on average the first number is too good."
-        " **Publish the second**: the optimism of picking the best is estimated by BBC-CV (Tsamardinos et al. 2018).",
+        f"The configuration was chosen among {of.choices} by these same folds: on average the first number is too good."
+        " **Publish the second**: the optimism of picking the best is estimated by BBC-CV (Tsamardinos et al. 2018)."
+        f"{of.caution}"
+        if of.choices > 1
+        else of.without_choice("the first number"),
     ]
     if best_trial(evidence) != trial:
         lines.append("It isn't the best of them: what is taken off is what it would be for the best, hence careful.")

@@ -115,7 +115,7 @@ def challenge(client: Client, candidate: Candidate, present: Registered, console
         {task: evidence.scores[task][kept] for task in tasks},
         {task: theirs[task] for task in tasks},
         {task: evidence.tasks[task].kind for task in tasks},
-        candidate=kept.index(evidence.row(candidate.trial)),
+        candidate=kept.index(evidence.row(evidence.first(candidate.trial))),
         counted={task: found for task, found in evidence.counted.items() if task in tasks},
         groups=evidence.groups,
     )

@@ -132,6 +132,8 @@ def _complete(study: ReadStudy) -> pd.DataFrame:
 
 def _why_not(row: "pd.Series[Any]", study: ReadStudy) -> str:
     """Why a configuration isn't complete."""
+    if pd.notna(row.get("repeats")):
+        return f"it repeats the configuration of t{row['repeats']:03d}, which can"
     if row["abandoned"]:
         return f"racing gave it up {row['abandoned'].split(':')[0]}"
     if row["failed_folds"]:

@@ -19,6 +19,7 @@ from tune.evidence import Evidence, named
 from tune.formats import LOG, duration, with_error
 from tune.selection import POOLED_AUC, is_whole, objective_metric, rank
 from tune.tracking import ReadStudy
+from tune.tried import Tried, tried
 
 PARAMS = "params."
 FEATURES = PARAMS + "features"
@@ -31,7 +32,7 @@ CAPTION = "AUC: mean over folds ± standard error; below it, pooled over all fol
 def ranking(study: ReadStudy) -> pd.DataFrame:
     """One row a configuration, best first: rank, trial, status, metrics by their MLflow names, `params.<name>`.
 
-    Only complete configurations have a rank.
+    Only complete configurations have a rank, and of trials that repeat one, see `repeats`, only one.
     """
     ranked = rank(study.trials, study.objective)
     metrics = ["cv/auc_mean", "cv/auc_se", "cv/auc_pooled", "cv/folds_done"]
@@ -39,7 +40,9 @@ def ranking(study: ReadStudy) -> pd.DataFrame:
         metrics += [f"{task}/auc_{part}" for part in ("mean", "se", "pooled", "folds")]
     metrics += ["cv/auc_corrected", "cost/seconds", "cost/gpu_seconds"]
     parameters = parameter_columns(ranked)
-    frame = ranked.reindex(columns=["trial", "status", *metrics, *parameters, "failed_folds", "abandoned", "run"])
+    frame = ranked.reindex(
+        columns=["trial", "status", *metrics, *parameters, "failed_folds", "abandoned", "repeats", "run"]
+    )
     for name in ("cv/folds_done", *(f"{task}/auc_folds" for task in study.tasks)):
         frame[name] = frame[name].astype("Int64")
     complete = is_whole(ranked) & ranked[objective_metric(study.objective)].notna()
@@ -49,12 +52,20 @@ def ranking(study: ReadStudy) -> pd.DataFrame:
 
 def show(study: ReadStudy, console: Console) -> None:
     """Prints the ranking, as much of it as there is room for; with several feature stores also the best of each."""
-    frame = ranking(study)
+    everyone = ranking(study)
+    frame = everyone[everyone["repeats"].isna()]
     table, left_out = _fitting(frame, study, console)
     console.print(table)
     if left_out:
         console.print(
             f"No room for {', '.join(left_out)}: in a wider terminal, a file, or with --csv.", style="dim", markup=False
+        )
+    again = everyone.loc[everyone["repeats"].notna(), "trial"].tolist()
+    if again:
+        console.print(
+            f"{len(again)} of the {len(everyone)} trials repeat one of these {len(frame)} configurations, and aren't"
+            f" shown: {named(again)}.",
+            highlight=False,
         )
     _groups(frame, study, console)
     _failures(frame, console)
@@ -139,7 +150,7 @@ def show_winner(evidence: Evidence, console: Console) -> None:
 
 def _corrected(evidence: Evidence, winner: int, found: BiasCorrected, console: Console) -> None:
     """The winner's AUCs with and without the luck of the choice, and which of them to publish."""
-    study, (tried, by_pooled) = evidence.study, (evidence.choices, evidence.trials[found.winner])
+    study, by_pooled = evidence.study, evidence.trials[found.winner]
     row = study.trials[study.trials["trial"] == winner].iloc[0]
     table = Table(title=f"\nThe winner, t{winner:03d}", title_justify="left", box=SIMPLE)
     table.add_column("AUC")
@@ -155,21 +166,22 @@ def _corrected(evidence: Evidence, winner: int, found: BiasCorrected, console: C
         chosen = name in {ALL_TASKS, study.objective}
         table.add_row(name, with_error(mean, error), with_error(pooled, None), *numbers, style="bold" if chosen else "")
     console.print(table)
-    console.print(_to_publish(study.objective, tried, found), style="bold", highlight=False, markup=False)
-    if tried > 1 and study.objective != POOLED_AUC:
+    told = to_publish(study.objective, tried(evidence), found)
+    console.print(told, style="bold", highlight=False, markup=False)
+    if evidence.choices > 1 and study.objective != POOLED_AUC:
         also = "would have picked it too" if by_pooled == winner else f"would have picked t{by_pooled:03d}"
         console.print(f"The mean over folds picked t{winner:03d}; pooled predictions {also}.", highlight=False)
 
 
-def _to_publish(objective: str, tried: int, found: BiasCorrected) -> str:
+def to_publish(objective: str, of: Tried, found: BiasCorrected) -> str:
     """The sentence that says which number to publish."""
     auc = found.objective
-    if tried == 1:
-        return f"A single configuration was tried: nothing was picked, and {auc.winner:.4f}, pooled, can be published."
+    if of.choices == 1:
+        return of.without_choice(f"{auc.winner:.4f}")
     what = "AUC of pooled predictions" + (f" of {objective}" if objective in found.tasks else "")
     return (
-        f"Publish {auc.corrected:.4f} {_interval(auc.interval)}: the {what} to expect of the best of {tried}"
-        " configurations on new documents."
+        f"Publish {auc.corrected:.4f} {_interval(auc.interval)}: the {what} to expect of the best of {of.choices}"
+        f" configurations on new documents.{of.caution}"
     )
 
 

@@ -56,7 +56,7 @@ class Contest:
 
     Attributes:
         winner: number of the best complete configuration.
-        rivals: the others that have predictions and no failed fold, by number.
+        rivals: the others that have predictions and no failed fold, by number; trials that repeat one aren't others.
         left_out: numbers of the configurations that are not compared: a fold failed, or there are no predictions.
     """
 
@@ -103,7 +103,7 @@ def contest(evidence: Evidence) -> Contest | None:
     if winner is None or winner not in evidence.trials:
         return None
     failed = set(failed_trials(evidence))
-    others = [trial for trial in evidence.trials if trial != winner and trial not in failed]
+    others = [trial for trial in evidence.trials if trial not in failed | {winner} and evidence.first(trial) == trial]
     mine = evidence.fold_scores(winner)
     tests = [_tested(evidence, differences(mine, evidence.fold_scores(trial))) for trial in others]
     adjusted = holm([None if found.test is None else found.test.p for found in tests])
@@ -111,7 +111,7 @@ def contest(evidence: Evidence) -> Contest | None:
         Rival(trial, found.folds, found.mean, found.test.p if found.test else None, found.wilcoxon, corrected)
         for trial, found, corrected in zip(others, tests, adjusted, strict=True)
     ]
-    everyone = evidence.study.trials["trial"].tolist()
+    everyone = [trial for trial in evidence.study.trials["trial"].tolist() if evidence.first(trial) == trial]
     return Contest(winner, rivals, sorted(set(everyone) - {winner, *others}))
 
 

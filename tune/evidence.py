@@ -26,7 +26,7 @@ from hilbert.metrics import Array, BiasCorrected, auc, bbc_cv, pooled_auc
 from hilbert.temporary import temporary_folder
 from tune.design import Design, read_design
 from tune.recount import counted_predictions, recounted
-from tune.selection import is_whole
+from tune.selection import is_whole, ran_on_every_fold
 from tune.tracking import ReadStudy, first_line, read_study
 
 Client = Any
@@ -134,10 +134,22 @@ class Evidence:
 
     @property
     def choosable(self) -> list[int]:
-        """Rows among the M of the configurations that the winner was picked from: those without a failed fold."""
+        """Rows among the M of the configurations that the winner was picked from: those without a failed fold.
+
+        Each counts once, however many trials repeat it.
+        """
         trials = self.study.trials.set_index("trial")
         possible = trials["status"].eq("FINISHED") & trials["failed_folds"].eq("")
+        if "repeats" in trials:
+            possible &= trials["repeats"].isna()
         return [row for row, trial in enumerate(self.trials) if possible[trial]]
+
+    def first(self, trial: int) -> int:
+        """The trial that counts for a trial's configuration: itself, unless it repeats another one's."""
+        if "repeats" not in self.study.trials:
+            return trial
+        other = self.study.trials.set_index("trial")["repeats"].get(trial)
+        return trial if other is None or pd.isna(other) else int(other)
 
     @property
     def choices(self) -> int:
@@ -276,7 +288,7 @@ def _recounted(made: Evidence) -> Evidence:
     """With the trials' means of what counts, whatever the version that recorded them says."""
     if all(flags.all() for flags in made.counted.values()):
         return made
-    whole = is_whole(made.study.trials.set_index("trial"))
+    whole = ran_on_every_fold(made.study.trials.set_index("trial"))
     trials = [trial for trial in made.trials if whole[trial]]
     aucs = {trial: made.fold_aucs(trial) for trial in trials}
     pooled = {trial: made.pooled_aucs(trial, range(made.folds)) for trial in trials}

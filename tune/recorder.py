@@ -336,9 +336,9 @@ class Recorder:
             tags[FAILED_FOLDS] = failed
             self._marked.add(key)
         noted = Noted(parent, "", proposal.number, failed, summary)
-        ranks = self._ranks({**self.finished, key: noted})
+        ranks, of = self._ranks({**self.finished, key: noted})
         body = self._note_body(records, summary, tags.get("hilbert.abandoned", ""))
-        noted.note = f"{rank_line(summary, self.study.objective, ranks.get(key), len(ranks))}\n\n{body}"
+        noted.note = f"{rank_line(summary, self.study.objective, ranks.get(key), of)}\n\n{body}"
         ended = max((record.started + record.seconds for record in records), default=started)
         runs.log_batch(self.client, parent, trial_entries(summary), at=ended, tags={NOTE: noted.note, **tags})
         runs.log_files(self.client, parent, lambda folder: self._write_trial_files(proposal, done, folder))
@@ -366,22 +366,27 @@ class Recorder:
         """The files of the study as a whole."""
         runs.log_experiment_files(self.client, self.experiment, STUDY_FOLDER, self.study.write_files)
 
-    def _ranks(self, trials: Mapping[str, Noted]) -> dict[str, int]:
-        """Rank of each trial that has one: by the objective as it is recorded, then by number."""
+    def _ranks(self, trials: Mapping[str, Noted]) -> tuple[dict[str, int], int]:
+        """Rank of each trial that has one, and of how many: by the objective as it is recorded, then by number.
+
+        Trials of one configuration share its rank.
+        """
         ranked = {
             key: (-round(found.summary.objective, DIGITS), found.number)
             for key, found in trials.items()
             if found.summary and found.summary.objective is not None and not found.summary.abandoned
         }
-        return {key: place for place, key in enumerate(sorted(ranked, key=ranked.__getitem__), start=1)}
+        best_first = dict.fromkeys(_configuration(key) for key in sorted(ranked, key=ranked.__getitem__))
+        places = {configuration: place for place, configuration in enumerate(best_first, start=1)}
+        return {key: places[_configuration(key)] for key in ranked}, len(places)
 
     def _write_ranks(self) -> None:
         """Brings the first line of every note up to date, and keeps what was added below it meanwhile."""
-        ranks = self._ranks(self.finished)
+        ranks, of = self._ranks(self.finished)
         for key, found in self.finished.items():
             if found.summary is None:
                 continue
-            line = rank_line(found.summary, self.study.objective, ranks.get(key), len(ranks))
+            line = rank_line(found.summary, self.study.objective, ranks.get(key), of)
             if line != found.note.partition("\n")[0]:
                 current = self.client.get_run(found.run).data.tags.get(NOTE, found.note)
                 found.note = "\n".join([line, current.partition("\n")[2]])
@@ -395,3 +400,8 @@ class Recorder:
             "hilbert.features": proposal.store,
             **({"hilbert.git": self.study.commit} if self.study.commit else {}),
         }
+
+
+def _configuration(key: str) -> str:
+    """Hash of a trial's configuration, of its `proposal_key`."""
+    return key.partition(":")[2]

@@ -17,7 +17,7 @@ from hilbert.config import TaskConfig
 from hilbert.folds import Fold, defined_folds
 from hilbert.metrics import Array
 from tune.entries import DIGITS
-from tune.selection import MEANS, is_whole, means_over_folds
+from tune.selection import MEANS, means_over_folds, ran_on_every_fold
 from tune.tracking import ESTIMATE
 
 Flags = NDArray[np.bool_]
@@ -91,7 +91,7 @@ def recounted(
         given up, and means of those without predictions.
     """
     frame = trials.set_index("trial", drop=False)
-    whole = is_whole(frame)
+    whole = ran_on_every_fold(frame)
     anew = {trial: _rounded(means_over_folds(found, pooled[trial])) for trial, found in aucs.items() if whole[trial]}
     names = [name for name in frame.columns if _is_mean(str(name))]
     rows = {int(row["trial"]): row for row in trials.to_dict("records")}

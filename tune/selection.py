@@ -171,8 +171,32 @@ def _is_pooled(labels: Labels, folds: Sequence[Fold]) -> bool:
 
 
 def is_whole(trials: pd.DataFrame) -> "pd.Series[bool]":
+    """Which trials were evaluated on every fold, but those that repeat another one's configuration."""
+    whole = ran_on_every_fold(trials)
+    return whole & trials["repeats"].isna() if "repeats" in trials else whole
+
+
+def ran_on_every_fold(trials: pd.DataFrame) -> "pd.Series[bool]":
     """Which trials were evaluated on every fold."""
     return trials["status"].eq("FINISHED") & trials["abandoned"].eq("")
+
+
+def repeated(trials: pd.DataFrame) -> "pd.Series[int]":
+    """Of each trial the number of the one whose configuration it repeats, missing where it counts itself.
+
+    Older versions proposed configurations of small searches again and again. Of equal ones the one that counts is that
+    which came furthest: on every fold, else given up late, else unfinished, else failed; the first of these.
+
+    Args:
+        trials: `trial`, `configuration` (its hash, empty where unknown), `status`, `abandoned` and `cv/folds_done`.
+    """
+    whole, given_up = ran_on_every_fold(trials), trials["abandoned"].ne("")
+    state = np.select([whole, given_up, trials["status"].ne("FAILED")], [0, 1, 2], 3)
+    done = trials["cv/folds_done"] if "cv/folds_done" in trials else pd.Series(0.0, trials.index)
+    order = trials.assign(_state=state, _left=-done.fillna(0)).sort_values(["_state", "_left", "trial"], kind="stable")
+    known = order[order["configuration"].ne("")]
+    first = known.groupby("configuration")["trial"].transform("first")
+    return first.where(first.ne(known["trial"])).reindex(trials.index).astype("Int64")
 
 
 def rank(trials: pd.DataFrame, objective: str = MEAN_AUC) -> pd.DataFrame:

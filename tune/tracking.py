@@ -17,6 +17,7 @@ from tune.artifacts import artifacts, make_client
 from tune.database import SQLITE, database, first_touch, half_made, unusable, whole_address
 from tune.estimates import bounded
 from tune.redaction import HIDDEN, plain, printable, remember, without_passwords
+from tune.selection import repeated
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -141,7 +142,8 @@ class ReadStudy:
         name: the study.
         objective: what its search maximises.
         tasks: its tasks.
-        trials: one row a trial: `trial`, `run`, `status`, `failed_folds`, `abandoned`, metrics, `params.<name>`.
+        trials: one row a trial: `trial`, `run`, `status`, `failed_folds`, `abandoned`, `configuration` (its hash),
+            `repeats` (number of the trial whose configuration it repeats, else missing), metrics, `params.<name>`.
     """
 
     name: str
@@ -170,6 +172,7 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
             "status": run.info.status,
             "failed_folds": plain(run.data.tags.get("hilbert.failed_folds", "")),
             "abandoned": plain(run.data.tags.get("hilbert.abandoned", "")),
+            "configuration": plain(run.data.tags.get("hilbert.config", "")),
             **bounded_estimates(run.data.metrics),
             **{f"params.{plain(name)}": plain(value) for name, value in run.data.params.items()},
         }
@@ -178,6 +181,7 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
     if not rows:
         raise InputError(f"study {study!r} has no trials yet; 'hilbert sweep' runs them")
     trials = pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)
+    trials = trials.assign(repeats=repeated(trials))
     tasks = [plain(str(task)) for task in json.loads(experiment.tags["hilbert.tasks"])]
     return ReadStudy(study, plain(experiment.tags["hilbert.objective"]), tasks, trials)
 

@@ -64,7 +64,7 @@ class Material:
 
     Attributes:
         study: its trials.
-        ranking: as `hilbert compare` has it, best first.
+        ranking: as `hilbert compare` has it, best first; without trials that repeat another one's configuration.
         jobs: one row a fold job: `trial`, `fold`, `status`, `started`, `ended` (seconds since 1970), `seconds`,
             `gpu_seconds`, `error` (the kind of it), and for each task `<task>/auc`; NaN where undefined.
         winner: the first of the ranking; None where no configuration is whole.
@@ -153,7 +153,8 @@ def gather(client: Client, name: str) -> Material:
         InputError: there is no such study.
     """
     study, evidence = _evidence(client, name)
-    ranked = ranking(study)
+    everyone = ranking(study)
+    ranked = everyone[everyone["repeats"].isna()].reset_index(drop=True)
     winner = ranked.iloc[0] if len(ranked) and pd.notna(ranked.iloc[0]["rank"]) else None
     experiment = client.get_experiment_by_name(name).experiment_id
     files = _files(client, name)
@@ -219,7 +220,7 @@ def _of_winner(
 def _jobs(client: Client, experiment: str, study: ReadStudy, folder: Path) -> pd.DataFrame:
     """The fold jobs of the trials that there are."""
     runs = search_runs(client, experiment, f"tags.`hilbert.level` = '{FOLD}'")
-    parents = set(study.trials["run"])
+    parents = set(study.trials.loc[study.trials["repeats"].isna(), "run"])  # others show the same fold jobs again
     rows: list[dict[str, Any]] = []
     for run in runs:
         if run.data.tags.get("mlflow.parentRunId") not in parents:

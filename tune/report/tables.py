@@ -69,7 +69,7 @@ def _marked(found: Sequence[Worth]) -> int | None:
 
 def is_corrected(verdict: Verdict) -> bool:
     """Whether there was a choice, and its luck could be taken out."""
-    return verdict.corrected is not None and verdict.choices > 1
+    return verdict.corrected is not None and verdict.of.choices > 1
 
 
 def _pooled(row: Worth, corrected: bool) -> list[str]:
@@ -93,7 +93,10 @@ def _what_was_tried(material: Material) -> str:
     if data is not None:
         kinds = {task: found["kind"] for task, found in data["tasks"].items()}
     names = ", ".join(f"{task} ({kinds[task]})" if task in kinds else task for task in tasks)
-    return f"{text}, by cross-validation over {counted(folds, 'fold')}, for {counted(len(tasks), 'task')}: {names}."
+    again = len(material.study.trials) - tried
+    repeats = f" {counted(again, 'trial')} more only repeated one of these." if again else ""
+    text += f", by cross-validation over {counted(folds, 'fold')}, for {counted(len(tasks), 'task')}: {names}."
+    return text + repeats
 
 
 def _what_became(material: Material) -> str:

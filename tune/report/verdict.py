@@ -4,7 +4,7 @@ All of it needs every configuration's predictions, `tune.evidence`. Where they c
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hilbert.metrics import BiasCorrected, CorrectedAuc
@@ -15,6 +15,7 @@ from tune.evidence import named
 from tune.report.material import Material
 from tune.report.words import Interval, counted, ends, known, objective_words, trial_name
 from tune.selection import POOLED_AUC, objective_metric
+from tune.tried import Tried, tried
 
 NO_WINNER = "no complete configuration has both a value of the objective and predictions that can be had"
 UNDEFINED = "the AUC of pooled predictions is undefined in this cohort, or in most resamples of it"
@@ -27,7 +28,7 @@ class Verdict:
     Attributes:
         contest: the winner against all others.
         corrected: its AUCs without the luck of the choice.
-        choices: how many configurations it was picked from.
+        of: how many configurations it was picked from, and what became of the others.
         by_pooled: number of the configuration that pooled predictions would have picked.
         missing: numbers of the configurations whose predictions can't be had.
         why_not: why `corrected` is None; empty where it isn't, or where nothing is ranked.
@@ -35,7 +36,7 @@ class Verdict:
 
     contest: Contest | None = None
     corrected: BiasCorrected | None = None
-    choices: int = 0
+    of: Tried = field(default_factory=lambda: Tried(0))
     by_pooled: int | None = None
     missing: Sequence[int] = ()
     why_not: str = ""
@@ -58,8 +59,8 @@ def judge(material: Material) -> Verdict:
         return Verdict(why_not=NO_WINNER)
     corrected, missing = evidence.bias_corrected(), list(evidence.missing)
     if corrected is None:
-        return Verdict(found, choices=evidence.choices, missing=missing, why_not=UNDEFINED)
-    return Verdict(found, corrected, evidence.choices, evidence.trials[corrected.winner], missing)
+        return Verdict(found, of=tried(evidence), missing=missing, why_not=UNDEFINED)
+    return Verdict(found, corrected, tried(evidence), evidence.trials[corrected.winner], missing)
 
 
 class Worth(NamedTuple):
@@ -113,12 +114,10 @@ def caution(material: Material, verdict: Verdict, found: Sequence[Worth]) -> str
     if verdict.corrected is None:
         text += "Don't read them as the AUC to expect of new people."
         text += f" What to expect can't be told: {verdict.why_not}."
-    elif verdict.choices == 1:
-        text = (
-            "In all other configurations a fold failed: nothing was picked, and the winner's numbers can be published."
-        )
+    elif verdict.of.choices == 1:
+        text = verdict.of.without_choice("the winner's AUC")
     else:
-        text += _to_publish(material, verdict.corrected, verdict.choices, found)
+        text += _to_publish(material, verdict.corrected, verdict.of.choices, found) + verdict.of.caution
     objective = material.study.objective
     values = material.ranking.loc[material.ranking["rank"].notna(), objective_metric(objective)]
     if len(values) > 2:
@@ -152,7 +151,7 @@ def notes(material: Material, verdict: Verdict) -> list[str]:
     found = []
     if verdict.missing:
         found.append(f"Left out, since their predictions can't be had: {named(verdict.missing)}.")
-    if verdict.choices > 1 and material.study.objective != POOLED_AUC:
+    if verdict.of.choices > 1 and material.study.objective != POOLED_AUC:
         winner, other = verdict.contest.winner, verdict.by_pooled
         text = f"The mean over folds picked {trial_name(winner)}; the pooled AUC, which is corrected, would have picked"
         if other in {winner, None}:
