@@ -82,3 +82,8 @@ def proposal_key(proposal: Proposal) -> str:
 def trial_key(tags: Mapping[str, str]) -> str:
     """The same, of a trial that is recorded."""
     return f"{tags['hilbert.trial']}:{tags['hilbert.config']}"
+
+
+def configuration_of(key: str) -> str:
+    """Hash of a trial's configuration, of its `proposal_key`."""
+    return key.partition(":")[2]

@@ -27,7 +27,7 @@ from hilbert.errors import HilbertError, InputError
 from hilbert.folds import Fold
 from tune import runs
 from tune.artifacts import check_location
-from tune.entries import DIGITS, fold_entries, parameter_texts, proposal_key, trial_entries, trial_key
+from tune.entries import DIGITS, configuration_of, fold_entries, parameter_texts, proposal_key, trial_entries, trial_key
 from tune.job import JobRecord
 from tune.notes import pooled_intervals, rank_line, trial_body
 from tune.plots import draw_trial
@@ -367,18 +367,15 @@ class Recorder:
         runs.log_experiment_files(self.client, self.experiment, STUDY_FOLDER, self.study.write_files)
 
     def _ranks(self, trials: Mapping[str, Noted]) -> tuple[dict[str, int], int]:
-        """Rank of each trial that has one, and of how many: by the objective as it is recorded, then by number.
-
-        Trials of one configuration share its rank.
-        """
+        """Rank of each trial that has one, by the objective as recorded, then number; of how many configurations."""
         ranked = {
             key: (-round(found.summary.objective, DIGITS), found.number)
             for key, found in trials.items()
             if found.summary and found.summary.objective is not None and not found.summary.abandoned
         }
-        best_first = dict.fromkeys(_configuration(key) for key in sorted(ranked, key=ranked.__getitem__))
+        best_first = dict.fromkeys(configuration_of(key) for key in sorted(ranked, key=ranked.__getitem__))
         places = {configuration: place for place, configuration in enumerate(best_first, start=1)}
-        return {key: places[_configuration(key)] for key in ranked}, len(places)
+        return {key: places[configuration_of(key)] for key in ranked}, len(places)
 
     def _write_ranks(self) -> None:
         """Brings the first line of every note up to date, and keeps what was added below it meanwhile."""
@@ -400,8 +397,3 @@ class Recorder:
             "hilbert.features": proposal.store,
             **({"hilbert.git": self.study.commit} if self.study.commit else {}),
         }
-
-
-def _configuration(key: str) -> str:
-    """Hash of a trial's configuration, of its `proposal_key`."""
-    return key.partition(":")[2]

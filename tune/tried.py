@@ -51,7 +51,8 @@ class Tried:
         """What else to say of a number that allows for the choice among those that are looked at."""
         if not self.missing:
             return ""
-        return f" Others took part in the choice (predictions can't be had of {named(self.missing)}): it may still be too high."
+        who = named(self.missing)
+        return f" Others took part in the choice (predictions can't be had of {who}): it may still be too high."
 
 
 def tried(evidence: Evidence) -> Tried:
