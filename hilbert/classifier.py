@@ -24,7 +24,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from hilbert.cells import ALIKE, told_counts, twins
+from hilbert.cells import ALIKE, number, suspected_codes, told_counts, twins
 from hilbert.config import FitConfig, LossConfig, ModelConfig, TrainConfig
 from hilbert.documents import Documents
 from hilbert.errors import InputError
@@ -236,11 +236,11 @@ def _known(y: ArrayLike, count: int) -> tuple[NDArray[np.bool_], NDArray[Any]]:
         raise InputError("y holds no label")
     if len({isinstance(label, str) for label in present}) > 1:
         raise InputError("y holds text and numbers; its classes must be all of one kind")
-    _tell(read)
+    _tell(read, present)
     return known, np.array(present)
 
 
-def _tell(read: ReadLabels) -> None:
+def _tell(read: ReadLabels, present: Sequence[Any]) -> None:
     """Logs what the labels were understood to say.
 
     Raises:
@@ -250,6 +250,11 @@ def _tell(read: ReadLabels) -> None:
     if alike:
         raise InputError(f"y: classes {alike[0]} {ALIKE}; spell each in one way")
     told = [f"{told_counts(read.missing)}: counted as missing labels"] if read.missing else []
+    values = [number(str(label)) for label in present]
+    codes = suspected_codes([value for value in values if value is not None]) if None not in values else {}
+    if codes:
+        counts = told_counts({f"{code:g}": count for code, count in codes.items()})
+        told.append(f"{counts}: look like codes for a missing value, and are taken as classes; write None if they are")
     for note in [*told, *read.notes("y")]:
         logger.warning("%s", note)
 

@@ -58,7 +58,7 @@ def _label_row(column: str, cells: Sequence[object]) -> tuple[str, str, str]:
     texts = [text for text in read.texts if text is not None]
     kind, told = _values(texts, numeric)
     gaps = f"missing {len(given) - len(texts)}" + (f" ({told_counts(read.missing)})" if read.missing else "")
-    odd = [f"  <- {remark}" for remark in _oddities(texts, read)]
+    odd = [f"; WARNING: {remark}" for remark in _oddities(texts, read)]
     return shown(column)[1:-1], kind, f"{told}; {gaps}{''.join(odd)}"
 
 

@@ -263,6 +263,8 @@ def test_labels_from_python_are_understood(caplog: pytest.LogCaptureFixture) -> 
     model = HilbertClassifier(**small).fit(pairs, y)
     assert model.classes_.tolist() == ["high", "low"]
     assert "NA 6: counted as missing labels" in caplog.text
+    HilbertClassifier(**small).fit(pairs, [0, 1, 1, -99] * 6)
+    assert "-99 6: look like codes" in caplog.text
 
 
 def test_labels_of_new_people_count_as_they_did_in_training(caplog: pytest.LogCaptureFixture) -> None:

@@ -239,7 +239,7 @@ def label_report(plan: Plan) -> str:
             what = ", ".join(f"{_short(name)} {count}" for name, count in found.counts().items())
         codes = f" ({told_counts(found.missing)})" if found.missing else ""
         lines.append(f"{task} ({found.spec.kind}): {what}; missing {len(found.values) - len(known)}{codes}")
-    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
+    return "\n".join([*lines, *(f"WARNING: {note}" for note in plan.notes)])
 
 
 def _short(name: str) -> str:
