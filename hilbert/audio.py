@@ -122,11 +122,13 @@ def _decode(path: Path, rate: int, first: int, last: int, meter: Meter) -> Wavef
     """What can be decoded of frames [first, last), mono at the file's own rate."""
     parts = [np.empty(0, np.float32)]
     with Straight(path) as file:
-        lead = min(first, round(_LEAD * rate))
-        file.seek(first - lead)
+        lead = min(first, round(_LEAD * rate)) if file.seekable() else first
+        if file.seekable():
+            file.seek(first - lead)
+        buffer = np.empty((min(last - first, BLOCK // file.channels), file.channels), np.float32)
         with file.straight_on():
-            file.read(lead, out=np.empty((lead, file.channels), np.float32))
-            buffer = np.empty((min(last - first, BLOCK // file.channels), file.channels), np.float32)
+            while lead > 0 and (got := len(file.read(min(lead, len(buffer)), out=buffer))):
+                lead -= got
             while first < last and (got := len(file.read(min(last - first, len(buffer)), out=buffer))):
                 block = buffer[:got]
                 mono = block[:, 0].copy() if file.channels == 1 else block.mean(axis=1)

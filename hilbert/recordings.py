@@ -104,6 +104,8 @@ def _examine(path: Path, *_state: int) -> Recording:
             return _ogg(path, told, found)
         if file.format == "FLAC":
             return _flac(path, told, file)
+        if file.format == "MP3":  # of a free bit rate
+            return replace(told, frames=_decoded(path), mpeg=True)
         if "truncated" in file.extra_info.casefold():  # libsndfile's log, for containers that are not looked into here
             return replace(told, fault="is cut: the file holds less than its header promises; replace it")
         return told

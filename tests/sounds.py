@@ -12,6 +12,7 @@ KINDS = {
     "extensible.wav": ("WAVEX", "PCM_24"),
     "mulaw.wav": ("WAV", "ULAW"),
     "adpcm.wav": ("WAV", "MS_ADPCM"),
+    "gsm.wav": ("WAV", "GSM610"),
     "x.w64": ("W64", "PCM_16"),
     "x.rf64": ("RF64", "PCM_16"),
     "x.aiff": ("AIFF", "PCM_16"),

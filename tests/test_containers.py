@@ -31,6 +31,7 @@ def test_a_whole_file_is_as_long_as_it_was_written(tmp_path: Path, name: str) ->
     assert duration(path) == pytest.approx(3.0, abs=block)
     assert not examine(path).overstated
     assert read_stretch(path).size == examine(path).frames
+    np.testing.assert_allclose(read_stretch(path, 2.0, 2.5), read_stretch(path)[32_000:40_000], atol=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])

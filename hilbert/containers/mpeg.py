@@ -71,7 +71,7 @@ def frames(path: Path) -> Frames | None:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         start, end = _after_tags(data), _before_tags(data)
-        if data[start : start + 4] == b"fLaC":  # which may stand behind an ID3 tag too
+        if data[start : start + 4] == b"fLaC" or _is_free(_word(data, start)):  # FLAC may stand behind an ID3 tag too
             return None
         first = _next(data, start, min(end, start + _FARTHEST), end, None)
         if first is None:
@@ -81,6 +81,8 @@ def frames(path: Path) -> Frames | None:
         promise = _promise(data, first, head)
         walked = _walk(data, first if promise is None else first + head.length, end, _word(data, first) & _SAME)
         promised, promised_bytes, trimmed = promise or (None, None, False)
+        if not walked.count and promise is None:
+            return None
         incomplete = walked.incomplete and end == len(data)
         return Frames(
             *(head.rate, head.channels, head.size, walked.count, promised, promised_bytes, end - first),
@@ -100,6 +102,11 @@ def _head(word: int) -> _Head | None:
         return _Head((12 * bits // hertz + padding) * 4, 384, hertz, channels)
     size = 576 if layer == 1 and version != 3 else 1152
     return _Head(size // 8 * bits // hertz + padding, size, hertz, channels)
+
+
+def _is_free(word: int) -> bool:
+    """Whether a frame's header leaves its bit rate, and with it its length, open."""
+    return word >> 21 == 0x7FF and not (word >> 12) & 15
 
 
 def _word(data: mmap.mmap, place: int) -> int:
