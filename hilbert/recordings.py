@@ -95,7 +95,7 @@ def _examine(path: Path, *_state: int) -> Recording:
         floats = file.subtype in ("FLOAT", "DOUBLE")
         told = _checked(path, Recording(file.samplerate, file.channels, file.frames, floats))
         if told.frames >= _UNKNOWN:
-            raise CohortError(f"{path}: its header doesn't say how long it is; {_rewrite(path, 'flac')}")
+            raise CohortError(f"{path}: doesn't say how long it is; {_rewrite(path, 'flac')}")
         if isinstance(found, Frames) and file.format == "MP3":
             return _mpeg(path, told, found)
         if isinstance(found, Extent):
@@ -133,12 +133,12 @@ def _checked(path: Path, told: Recording) -> Recording:
     """
     if not SLOWEST <= told.rate <= FASTEST:
         raise CohortError(
-            f"{path}: its header says {told.rate} samples a second, and speech has {SLOWEST} to {FASTEST}; write the "
+            f"{path}: has a header of {told.rate} samples a second, and speech has {SLOWEST} to {FASTEST}; write the "
             "right rate into it, or replace the file"
         )
     if told.channels > MOST_CHANNELS:
         raise CohortError(
-            f"{path}: its header says {told.channels} channels, and {MOST_CHANNELS} are the most; export the speaker's"
+            f"{path}: has a header of {told.channels} channels, and {MOST_CHANNELS} are the most; export the speaker's"
         )
     return told
 
@@ -183,7 +183,7 @@ def _understated(promised: float, held: float, remedy: str) -> str:
 
 def _ogg(path: Path, told: Recording, found: Pages) -> Recording:
     if found.damage:
-        raise CohortError(f"{path}: damaged, {found.damage}; replace the file")
+        raise CohortError(f"{path}: is damaged: {found.damage}; replace the file")
     if found.streams > 1:
         raise CohortError(
             f"{path}: holds {found.streams} streams of sound, of which one alone would be read ({told.seconds:.2f} s); "
