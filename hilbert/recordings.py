@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from hilbert.containers import Extent, Frames, Pages, structure
+from hilbert.containers import Extent, Frames, Pages, Stream, structure
 from hilbert.errors import CohortError
 
 SHORTFALL = 0.1
@@ -103,7 +103,7 @@ def _examine(path: Path, *_state: int) -> Recording:
         if isinstance(found, Pages):
             return _ogg(path, told, found)
         if file.format == "FLAC":
-            return _flac(path, told, file)
+            return _flac(path, told, file, found if isinstance(found, Stream) else None)
         if file.format == "MP3":  # of a free bit rate
             return replace(told, frames=_decoded(path), mpeg=True)
         if "truncated" in file.extra_info.casefold():  # libsndfile's log, for containers that are not looked into here
@@ -116,13 +116,16 @@ def _opened(path: Path, found: object) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(path)
     except soundfile.SoundFileError:
+        what = ""
         if isinstance(found, Extent) and found.claimed is not None and found.claimed > found.held:
-            what = f"its header promises {found.claimed} bytes of sound, and the file holds {found.held}"
+            what = f"is cut: its header promises {found.claimed} bytes of sound, and the file holds {found.held}"
+        elif isinstance(found, Extent) and found.claimed is not None and found.claimed < found.held:
+            what = f"holds more sound than its header says: {found.held} bytes instead of {found.claimed}"
         elif isinstance(found, Pages) and not found.ended:
-            what = "its Ogg stream has no end, and hardly a beginning"
-        else:
+            what = "is cut: its Ogg stream has no end, and hardly a beginning"
+        if not what:
             raise
-        raise CohortError(f"{path}: is cut: {what}; replace it by a whole copy") from None
+        raise CohortError(f"{path}: {what}; replace it by a whole copy") from None
 
 
 def _checked(path: Path, told: Recording) -> Recording:
@@ -181,14 +184,18 @@ def _understated(promised: float, held: float, remedy: str) -> str:
     )
 
 
+def _several(path: Path, told: Recording, streams: int) -> CohortError:
+    return CohortError(
+        f"{path}: holds {streams} streams of sound, of which one alone would be read ({told.seconds:.2f} s); "
+        "write them as one, or as files of their own"
+    )
+
+
 def _ogg(path: Path, told: Recording, found: Pages) -> Recording:
     if found.damage:
         raise CohortError(f"{path}: is damaged: {found.damage}; replace the file")
     if found.streams > 1:
-        raise CohortError(
-            f"{path}: holds {found.streams} streams of sound, of which one alone would be read ({told.seconds:.2f} s); "
-            "write them as one, or as files of their own"
-        )
+        raise _several(path, told, found.streams)
     fault = ""
     if not found.ended:
         fault = (
@@ -198,8 +205,13 @@ def _ogg(path: Path, told: Recording, found: Pages) -> Recording:
     return replace(told, fault=fault)
 
 
-def _flac(path: Path, told: Recording, file: soundfile.SoundFile) -> Recording:
+def _flac(path: Path, told: Recording, file: soundfile.SoundFile, found: Stream | None) -> Recording:
     """Reads the last sample, which takes a search and one block, and all of them where there is no last one."""
+    if found is not None and found.streams > 1:
+        raise _several(path, told, found.streams)
+    end = ((found and found.end) or 0) / told.rate
+    if end - told.seconds > SHORTFALL:
+        return replace(told, fault=_understated(told.seconds, end, _rewrite(path, "flac")))
     with contextlib.suppress(soundfile.SoundFileError):
         file.seek(max(0, told.frames - 1))
         if len(file.read(1)) or not told.frames:

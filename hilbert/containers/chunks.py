@@ -13,6 +13,7 @@ _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb"
 MARKS = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b".snd", b"dns.", b"caff", b"NIST_1A", _W64_RIFF)
 """How files begin that `extent` understands."""
 
+_MORE_SOUND = (*MARKS, b"data", b"SSND")  # behind the sound: a second recording, as when files were joined
 _MOST_CHUNKS = 10_000
 _AT_ONCE = 1 << 20  # bytes
 
@@ -186,7 +187,7 @@ def _after_chunks(file: BinaryIO, place: int, size: int, layout: _Layout | None)
         name, claimed = found
         following = place + layout.head + claimed
         printable = name[:4].isascii() and name[:4].decode().isprintable()
-        if not printable or claimed < 0 or following > size:
+        if not printable or name.startswith(_MORE_SOUND) or claimed < 0 or following > size:
             break
         place = min(size, following + -following % layout.align)
     return place
