@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from hilbert.containers import Extent, Frames, Pages, Stream, structure
+from hilbert.containers import Extent, Frames, Pages, Stream, Structure, frames, structure
 from hilbert.errors import CohortError
 
 SHORTFALL = 0.1
@@ -96,16 +96,14 @@ def _examine(path: Path, *_state: int) -> Recording:
         told = _checked(path, Recording(file.samplerate, file.channels, file.frames, floats))
         if told.frames >= _UNKNOWN:
             raise CohortError(f"{path}: doesn't say how long it is; {_rewrite(path, 'flac')}")
-        if isinstance(found, Frames) and file.format == "MP3":
-            return _mpeg(path, told, found)
+        if file.format == "MP3":
+            return _mpeg(path, told, found or frames(path))  # other things may lie before its frames
         if isinstance(found, Extent):
             return _extent(told, found, file.subtype)
         if isinstance(found, Pages):
             return _ogg(path, told, found)
         if file.format == "FLAC":
             return _flac(path, told, file, found if isinstance(found, Stream) else None)
-        if file.format == "MP3":  # of a free bit rate
-            return replace(told, frames=_decoded(path), mpeg=True)
         if "truncated" in file.extra_info.casefold():  # libsndfile's log, for containers that are not looked into here
             return replace(told, fault="is cut: the file holds less than its header promises; replace it")
         return told
@@ -239,20 +237,24 @@ def _cut_mpeg(found: Frames) -> str:
     return ""
 
 
-def _mpeg(path: Path, told: Recording, found: Frames) -> Recording:
-    """A file that is whole: libsndfile's length is the encoder's own word, or an estimate, which may be far off."""
+def _mpeg(path: Path, told: Recording, found: Structure) -> Recording:
+    """What libsndfile says of its length is the encoder's own word, or an estimate, which may be far off."""
+    if not isinstance(found, Frames):  # of a free bit rate
+        return replace(told, frames=_decoded(path), mpeg=True)
     walked = found.count * found.size
-    frames, fault = told.frames, ""
+    if cut := _cut_mpeg(found):
+        return replace(told, frames=walked, fault=cut, mpeg=True)
+    held, fault = told.frames, ""
     if found.trimmed and found.promised == found.count:
         pass
     elif found.trimmed or found.promised is not None or told.frames < walked:
-        frames = _decoded(path)
-        beyond = (walked - frames) / told.rate
+        held = _decoded(path)
+        beyond = (walked - held) / told.rate
         if beyond > SHORTFALL + 2 * found.size / told.rate:  # decoders trim some 1,100 samples, and may skip a frame
-            fault = _understated(frames / told.rate, walked / told.rate, _rewrite(path, "flac"))
+            fault = _understated(held / told.rate, walked / told.rate, _rewrite(path, "flac"))
     else:
-        frames = walked
-    return replace(told, frames=frames, fault=fault, overstated=frames < told.frames and not fault, mpeg=True)
+        held = walked
+    return replace(told, frames=held, fault=fault, overstated=held < told.frames and not fault, mpeg=True)
 
 
 def _decoded(path: Path) -> int:

@@ -186,6 +186,12 @@ def test_an_mp3_of_which_the_rest_would_be_left_out_is_named(tmp_path: Path) -> 
     assert "holds more sound than its header says: 23.0" in fault_of(loud_first)
 
 
+def test_other_bytes_before_the_frames_hide_nothing(tmp_path: Path) -> None:
+    path = sounds.variable_mp3(tmp_path / "x.mp3", QUIET_FIRST[::-1])
+    path.write_bytes(bytes(200) + path.read_bytes())
+    assert "holds more sound than its header says: 23.0" in fault_of(path)
+
+
 def test_an_mp3_without_a_header_that_ends_within_a_frame_is_cut(tmp_path: Path) -> None:
     path = sounds.variable_mp3(tmp_path / "x.mp3", sounds.speech())
     whole = path.read_bytes()

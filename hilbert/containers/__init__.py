@@ -9,20 +9,20 @@ frames of MP3 (`mpeg`) and of FLAC (`flac`). Other containers have no check of t
 from collections.abc import Callable
 from pathlib import Path
 
-from hilbert.containers import chunks, flac, mpeg, ogg
+from hilbert.containers import chunks, flac, ogg
 from hilbert.containers.chunks import Extent
 from hilbert.containers.flac import Stream
-from hilbert.containers.mpeg import Frames
+from hilbert.containers.mpeg import Frames, frames
 from hilbert.containers.ogg import Pages
 
-__all__ = ["Extent", "Frames", "Pages", "Stream", "structure"]
+__all__ = ["Extent", "Frames", "Pages", "Stream", "Structure", "frames", "structure"]
 
 Structure = Extent | Frames | Pages | Stream | None
 
 _LONGEST_MARK = 16
 _MARKS: tuple[tuple[bytes, Callable[[Path], Structure]], ...] = (
     (b"OggS", ogg.pages),
-    (b"ID3", mpeg.frames),
+    (b"ID3", frames),
     (b"fLaC", flac.stream),
     *((mark, chunks.extent) for mark in chunks.MARKS),
 )
@@ -39,4 +39,4 @@ def structure(path: Path) -> Structure:
     for mark, look in _MARKS:
         if head.startswith(mark):
             return look(path)
-    return mpeg.frames(path) if head[:1] == b"\xff" else None
+    return frames(path) if head[:1] == b"\xff" else None
