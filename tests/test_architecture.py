@@ -40,7 +40,7 @@ TUNE = [
     {"searcher", "archive", "counting"},
     {"failures"},
     {"tracking", "privacy", "scheduling", "plan", "entries", "notes", "submit"},
-    {"recount"},
+    {"recount", "recorded"},
     {"design"},
     {"evidence", "extract"},
     {"contest", "tried"},

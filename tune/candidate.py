@@ -1,6 +1,5 @@
 """The configuration that is to be released: which it is, what it is trained on, and what is known of it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from hilbert.config import FitConfig
-from hilbert.errors import HilbertError, InputError, StudyError
+from hilbert.errors import HilbertError, InputError, StudyError, shown
 from hilbert.folds import Fold
+from hilbert.reading import Damaged, explained, first_fault
 from hilbert.temporary import temporary_folder
 from tune.archive import Archive
 from tune.choice import Choice, by_hand, selected
@@ -20,6 +21,7 @@ from tune.evidence import Evidence, gather_evidence
 from tune.job import JobRecord, open_store
 from tune.plan import Plan, make_plan
 from tune.privacy import ELSEWHERE
+from tune.recorded import read_data
 from tune.space import Study
 from tune.study_file import load_study
 from tune.tracking import FOLD, search_runs, study_files
@@ -144,12 +146,19 @@ def make_candidate(client: Client, study: str, trial: str | None, *, features: s
     number = choice.trial
     evidence.row(number)  # its predictions can be had
     content = evidence.configurations[number]
-    config = FitConfig.model_validate({key: content[key] for key in FitConfig.model_fields})
+    config = _configuration(content, f"t{number:03d} of study {study!r}")
     plan = _plan(client, study, content["features"], features)
     run = str(evidence.study.trials.set_index("trial").loc[number, "run"])
     return Candidate(
         evidence, plan, number, choice.reasons, run, config, content["features"], _best_epochs(client, study, run)
     )
+
+
+def _configuration(content: Mapping[str, Any], what: str) -> FitConfig:
+    try:
+        return FitConfig.model_validate({key: content[key] for key in FitConfig.model_fields})
+    except ValidationError as error:
+        raise InputError(f"{what}: its configuration.json in MLflow can't be used: {first_fault(error)}") from None
 
 
 def _choice(client: Client, evidence: Evidence, trial: str | None) -> Choice:
@@ -171,7 +180,10 @@ def _plan(client: Client, name: str, store: str, folder: str | None) -> Plan:
         if files is None:
             raise StudyError(f"study {name!r}: its artifacts lack the study file; 'hilbert sync {name}' writes it")
         study = _with_places(load_study(files / "study.yaml"), store, folder)
-        recorded = json.loads((files / "data.json").read_text(encoding="utf-8"))
+        with explained(f"study {name!r}: its data.json in MLflow", StudyError, f"'hilbert sync {name}' writes it anew"):
+            recorded = read_data(files / "data.json", whole=True)
+            if store not in recorded["stores"]:
+                raise Damaged(f"it has no feature store {shown(store)}")
     plan = make_plan(study)
     before = recorded["stores"][store]["fingerprint"]
     if plan.data.fingerprints[store] != before or plan.data.splits != recorded["folds"]["splits"]:

@@ -18,11 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import Field, TypeAdapter
 
 from hilbert.errors import HilbertError, InputError
+from hilbert.reading import Content, checked, content_of, explained
 from tune.guard import end_guarded, start_guarded
 
 HERE, JOB_SERVER_PORT = "127.0.0.1", 8265
@@ -37,6 +39,8 @@ SSH_OPTIONS = (  # as Ray's own
     "StrictHostKeyChecking=no",
     "UserKnownHostsFile=/dev/null",
 )
+LARGEST_FILE = 1 << 20
+"""Bytes of a cluster file, at most."""
 LAST_LINES = 12
 """Of the output of a command that failed."""
 TUNNEL_LIMIT = 60.0
@@ -102,21 +106,61 @@ def read_cluster_file(path: Path) -> ClusterFile:
     Raises:
         InputError: there is none, or it is not one, or something that it copies to the cluster is missing.
     """
+    content = _content(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such cluster file; --cluster names the file that 'ray up' takes") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: can't be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("provider"), dict):
-        raise InputError(f"{path}: a cluster file has the keys 'cluster_name' and 'provider'; this is not one")
-    mounts = {str(target): Path(source).expanduser() for target, source in (content.get("file_mounts") or {}).items()}
+        mounts = {name: Path(source).expanduser() for name, source in (content.get("file_mounts") or {}).items()}
+    except RuntimeError as error:  # ~somebody
+        raise InputError(f"{path}: file_mounts: {error}") from None
     for target, source in mounts.items():
         if not source.exists():
             advice = "; 'ray get-auth-token --generate' makes the token" if source.name == "auth_token" else ""
             raise InputError(f"{path}: file_mounts: {target}: there is no {source} here{advice}")
     found = {target: Path(os.path.abspath(source)) for target, source in mounts.items()}  # noqa: PTH100
     return ClusterFile(path, found, workers_at_once(content), way_to_head(content))
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What is in a cluster file, checked as far as it is read here."""
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: no such cluster file; --cluster names the file that 'ray up' takes")
+    with explained(path, InputError, "--cluster names the file that 'ray up' takes"):
+        text = content_of(path, largest=LARGEST_FILE)
+    try:
+        content = yaml.safe_load(text.decode())
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # no UTF-8, no such date, nested too deeply
+        raise InputError(f"{path}: can't be read as YAML ({' '.join(str(error).split())[:300]})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("provider"), dict):
+        raise InputError(f"{path}: a cluster file has the keys 'cluster_name' and 'provider'; this is not one")
+    with explained(path, InputError, "see 'ray up'"):
+        checked(content, _CLUSTER)
+    return content
+
+
+class _Provider(Content):
+    type: str | None = None
+    head_ip: str | None = None
+    worker_ips: list[str] | None = None
+
+
+class _Auth(Content):
+    ssh_user: str | None = None
+    ssh_private_key: str | None = None
+    ssh_proxy_command: str | None = None
+
+
+class _NodeType(Content):
+    min_workers: Annotated[int, Field(ge=0, le=100_000)] | None = None
+
+
+class _Cluster(Content):
+    provider: _Provider
+    auth: _Auth | None = None
+    file_mounts: dict[str, str] | None = None
+    head_node_type: str | None = None
+    available_node_types: dict[str, _NodeType] | None = None
+
+
+_CLUSTER = TypeAdapter(_Cluster)
 
 
 def workers_at_once(content: Mapping[str, Any]) -> int:

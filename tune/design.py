@@ -1,6 +1,5 @@
 """What is the same for all configurations of a study, read from its files in MLflow: documents, tasks, folds."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from hilbert.errors import InputError
 from hilbert.folds import Fold
 from hilbert.spreadsheets import read_csv
 from hilbert.temporary import temporary_folder
+from tune.recorded import read_data
 from tune.recount import fold_parts
 from tune.tracking import ReadStudy, first_line, study_files
 
@@ -58,7 +58,7 @@ def read_design(client: Client, study: ReadStudy) -> Design:
         folder = study_files(client, study.name, beside)
         if folder is None:
             raise InputError(_without_files(client, study))
-        data = _file(folder / "data.json", lambda path: json.loads(path.read_text(encoding="utf-8")), client, study)
+        data = _file(folder / "data.json", read_data, client, study)
         splits = _file(folder / "splits.csv", read_csv, client, study)
     try:
         tasks = {

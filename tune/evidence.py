@@ -6,7 +6,6 @@ Notation: M configurations, R repeats of cross-validation, F folds in all repeat
 regression). What a configuration hasn't run is NaN among scores, and None among values by fold.
 """
 
-import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +24,7 @@ from hilbert.errors import InputError
 from hilbert.metrics import Array, BiasCorrected, auc, bbc_cv, pooled_auc
 from hilbert.temporary import temporary_folder
 from tune.design import Design, read_design
+from tune.recorded import read_configuration, read_predictions
 from tune.recount import counted_predictions, recounted
 from tune.selection import is_whole, ran_on_every_fold
 from tune.tracking import ReadStudy, first_line, read_study
@@ -320,13 +320,15 @@ class _Trial(NamedTuple):
 
 def _read_trial(client: Client, run: str) -> _Trial | str:
     """A trial's artifacts, or why they can't be had."""
+    name = CONFIGURATION
     with temporary_folder() as folder:
         try:
-            configuration = Path(client.download_artifacts(run, CONFIGURATION, str(folder))).read_text(encoding="utf-8")
-            table = pd.read_parquet(client.download_artifacts(run, PREDICTIONS, str(folder)))
-            return _Trial(json.loads(configuration), table)
+            configuration = read_configuration(Path(client.download_artifacts(run, name, str(folder))))
+            name = PREDICTIONS
+            table = read_predictions(Path(client.download_artifacts(run, name, str(folder))))
+            return _Trial(configuration, table)
         except Exception as error:  # whatever the artifact store raises: the others may be there
-            return first_line(error)
+            return f"{name}: {first_line(error)}"
 
 
 def _scores(table: pd.DataFrame, design: Design, labels: Mapping[str, Array]) -> dict[str, Array]:

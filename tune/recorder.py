@@ -33,6 +33,7 @@ from tune.notes import pooled_intervals, rank_line, trial_body
 from tune.plots import draw_trial
 from tune.predictions import predictions
 from tune.privacy import packaged
+from tune.recorded import CHECKED
 from tune.search import Proposal
 from tune.selection import Summary
 from tune.tracking import FOLD, NOTE, STUDY_FOLDER, TRIAL, first_line, search_runs
@@ -315,7 +316,7 @@ class Recorder:
         if record.error:
             (folder / "error.txt").write_text(record.error, encoding="utf-8")
         else:
-            self._predictions([record]).to_parquet(folder / "predictions.parquet", index=False)
+            self._predictions([record]).to_parquet(folder / "predictions.parquet", **CHECKED)
 
     def _write_trial(self, proposal: Proposal, records: Sequence[JobRecord], summary: Summary, given_up: str) -> None:
         started, key = min((record.started for record in records), default=time.time()), proposal_key(proposal)
@@ -355,7 +356,7 @@ class Recorder:
         content = {"features": proposal.store, **proposal.config.model_dump(mode="json")}
         (folder / "configuration.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
         if done:
-            self._predictions(done).to_parquet(folder / "predictions.parquet", index=False)
+            self._predictions(done).to_parquet(folder / "predictions.parquet", **CHECKED)
             (folder / "plots").mkdir()
             draw_trial(done, self.study.tasks, folder / "plots")
 

@@ -1,6 +1,5 @@
 """Where studies are recorded: finding the MLflow server or store, and reading back what `tune.recorder` wrote."""
 
-import json
 import logging
 import os
 import re
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
+from hilbert.reading import checked, explained, parse_json
 from tune.address import check_credentials, told_after, try_database
 from tune.artifacts import artifacts, make_client
 from tune.database import SQLITE, database, first_touch, half_made, unusable, whole_address
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
+_TEXTS = TypeAdapter(list[str])
+NUMBER = re.compile("[0-9]{1,9}")
 
 DEFAULT_URI = SQLITE + "mlflow.db"
 TRIAL, FOLD = "trial", "fold"
@@ -167,7 +170,7 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
         )
     rows = [
         {
-            "trial": int(run.data.tags["hilbert.trial"]),
+            "trial": _number(run, "hilbert.trial"),
             "run": run.info.run_id,
             "status": run.info.status,
             "failed_folds": plain(run.data.tags.get("hilbert.failed_folds", "")),
@@ -182,8 +185,30 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
         raise InputError(f"study {study!r} has no trials yet; 'hilbert sweep' runs them")
     trials = pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)
     trials = trials.assign(repeats=repeated(trials))
-    tasks = [plain(str(task)) for task in json.loads(experiment.tags["hilbert.tasks"])]
-    return ReadStudy(study, plain(experiment.tags["hilbert.objective"]), tasks, trials)
+    where = f"study {study!r}: the tag hilbert.tasks of its MLflow experiment"
+    with explained(where, InputError, 'write the tasks there, as ["affect", "spectrum"]'):
+        tasks = [plain(task) for task in checked(parse_json(_tag(experiment, "hilbert.tasks").encode()), _TEXTS)]
+    return ReadStudy(study, plain(_tag(experiment, "hilbert.objective")), tasks, trials)
+
+
+def _tag(experiment: Any, name: str) -> str:
+    found = experiment.tags.get(name)
+    if found is None:
+        raise InputError(
+            f"study {experiment.name!r}: its MLflow experiment has no tag {name}; it isn't a study of HILBERT"
+        )
+    return str(found)
+
+
+def _number(run: Any, name: str) -> int:
+    """The number that a run's tag holds."""
+    text = run.data.tags.get(name)
+    if text is None or not NUMBER.fullmatch(text):
+        raise InputError(
+            f"MLflow run {run.info.run_id}: its tag {name} is {shown(text)}, and must be a number as a sweep writes it;"
+            " delete the run, or give it back its tag"
+        )
+    return int(text)
 
 
 def bounded_estimates(metrics: Mapping[str, float]) -> dict[str, float]:

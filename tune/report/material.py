@@ -22,6 +22,7 @@ from tune.comparison import PARAMS, parameter_columns, ranking
 from tune.entries import parameter_text
 from tune.evidence import CONFIGURATION, PREDICTIONS, Evidence, gather_evidence
 from tune.formats import log_name
+from tune.recorded import read_data, read_object, read_predictions
 from tune.report.predicted import Predicted, by_task, of_trial, untrained_folds, without_folds
 from tune.selection import objective_metric
 from tune.space import Choices, Parameter, Parameters, Range, Study, Value
@@ -212,7 +213,7 @@ def _of_winner(
     number = int(winner["trial"])
     if evidence is not None and number in evidence.trials:
         return of_trial(evidence, number), json.dumps(evidence.configurations[number], indent=2)
-    table = _artifact(client, winner["run"], PREDICTIONS, folder, pd.read_parquet)
+    table = _artifact(client, winner["run"], PREDICTIONS, folder, read_predictions)
     configuration = _artifact(client, winner["run"], CONFIGURATION, folder, _text)
     return {} if table is None else by_task(table, study.tasks, _groups(files.splits)), configuration
 
@@ -285,8 +286,8 @@ def _read(folder: Path) -> StudyFiles:
     return StudyFiles(
         text=read("study.yaml", _text),
         study=read("study.yaml", _study),
-        versions=read("versions.json", lambda path: json.loads(_text(path))),
-        data=read("data.json", lambda path: json.loads(_text(path))),
+        versions=read("versions.json", read_object),
+        data=read("data.json", lambda path: read_data(path, whole=True)),
         splits=read("splits.csv", read_csv),
         counts=read("fold_counts.csv", _counts),
     )
