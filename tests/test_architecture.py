@@ -32,7 +32,7 @@ TUNE = [
     {"terminal"},
     {
         *("options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"),
-        "database",
+        *("database", "output"),
     },
     {"stores", "checkpoints", "journal", "study_yaml", "address", "artifacts", "combinations"},
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from hilbert.errors import HilbertError, InputError
 from tune.options import DONE, FAILED, INTERRUPTED, WRONG_INPUT, make_parser
+from tune.output import check_file, check_folder
 from tune.terminal import console, prepare_messages, results, tell
 
 if TYPE_CHECKING:
@@ -136,15 +137,20 @@ def fit(options: argparse.Namespace) -> int:
     from tune.single import fit_fold
     from tune.study_file import load_study
 
+    if options.output is not None:
+        check_folder(options.output)
     study = load_study(options.study, options.overrides)
     return fit_fold(study, options.fold, output=options.output, console=console())
 
 
 def compare(options: argparse.Namespace) -> int:
     """`hilbert compare`."""
-    from tune.tracking import connect, read_study, tracking_uri
+    from tune.side_by_side import check_picture
+    from tune.tracking import connect_to_read, read_study, tracking_uri
 
-    client = connect(tracking_uri(options.tracking_uri))
+    if options.output and options.pair:
+        check_picture(options.output)
+    client = connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}")
     if options.pair:
         return _compare_pair(client, options)
     if options.output:
@@ -194,11 +200,11 @@ def select(options: argparse.Namespace) -> int:
     """`hilbert select`."""
     from tune.choice import by_hand, choose, record_choice, show_choice
     from tune.evidence import gather_evidence
-    from tune.tracking import connect, read_study, tracking_uri
+    from tune.tracking import connect_to_read, read_study, tracking_uri
 
     if options.because is not None and options.trial is None:
         raise InputError("--because says why a configuration was chosen by hand: it needs --trial N")
-    client = connect(tracking_uri(options.tracking_uri))
+    client = connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}")
     if options.trial is not None:
         decision = by_hand(read_study(client, options.study), options.trial, because=options.because or "")
     else:
@@ -213,11 +219,15 @@ def release(options: argparse.Namespace) -> int:
     """`hilbert release`."""
     from tune.release import Request
     from tune.release import release as make_release
-    from tune.tracking import connect, tracking_uri
+    from tune.tracking import connect_to_read, tracking_uri
 
     names = [field.name for field in dataclasses.fields(Request)]
     request = Request(**{name: getattr(options, name) for name in names})
-    found = make_release(connect(tracking_uri(options.tracking_uri)), request, console())
+    if request.output is not None:
+        check_folder(request.output)
+    found = make_release(
+        connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}"), request, console()
+    )
     print(found.version.uri)
     print(found.folder)
     return DONE
@@ -245,10 +255,11 @@ def ui(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     """`hilbert report`."""
     from tune.report import write_report
-    from tune.tracking import connect, tracking_uri
+    from tune.tracking import connect_to_read, tracking_uri
 
     output = options.output or Path(f"{options.study}-report.html")
-    write_report(connect(tracking_uri(options.tracking_uri)), options.study, output)
+    check_file(output)
+    write_report(connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}"), options.study, output)
     print(output)
     return DONE
 

@@ -26,6 +26,7 @@ from hilbert.release import Release
 from hilbert.spreadsheets import csv_text
 from hilbert.temporary import temporary_folder
 from tune.bars import counted
+from tune.output import check_file
 from tune.space import is_url
 from tune.stores import open_location
 
@@ -186,8 +187,7 @@ def _check(request: Request, places: Mapping[str, Path]) -> None:
     """Everything that can be wrong before hours of encoding."""
     if request.output.suffix not in FORMATS:
         raise InputError(f"--output {request.output}: must end with {' or '.join(FORMATS)}")
-    if not request.output.parent.is_dir():
-        raise InputError(f"--output {request.output}: there is no folder {request.output.parent}; make it first")
+    check_file(request.output)
     there = [path for path in places.values() if path.exists()]
     if there and not request.overwrite:
         raise InputError(f"{there[0]}: is there already; name another file, or replace it with --overwrite")
@@ -234,7 +234,7 @@ def _model(model: str, uri: str | None) -> Iterator[Release]:
     except ImportError:
         raise InputError(f"{model}: MLflow isn't installed here; copy the release's folder, and name that") from None
     from tune.registry import fetch
-    from tune.tracking import connect, tracking_uri
+    from tune.tracking import connect_to_read, tracking_uri
 
     with temporary_folder() as beside:
-        yield Release.load(fetch(connect(tracking_uri(uri)), model, beside))
+        yield Release.load(fetch(connect_to_read(tracking_uri(uri), f"model {model}"), model, beside))

@@ -33,6 +33,7 @@ from tune.candidate import Candidate, make_candidate
 from tune.card import model_card, summary_line
 from tune.challenge import Verdict, challenge
 from tune.job import open_store
+from tune.output import check_folder
 from tune.privacy import command, private_encoders
 from tune.provenance import versions
 from tune.refit import Material, fit_folds, member_folder, refit
@@ -118,8 +119,10 @@ def release(client: Client, request: Request, console: Console) -> Released:
 def _check(request: Request) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", request.name):
         raise InputError(f"--name {request.name}: letters, digits, '_', '-' and '.', such as affect")
-    if request.output is not None and request.output.exists():
-        raise InputError(f"--output {request.output}: is there already; name a new folder")
+    if request.output is not None:
+        if request.output.exists():
+            raise InputError(f"--output {request.output}: is there already; name a new folder")
+        check_folder(request.output)
 
 
 def _judge(client: Client, request: Request, candidate: Candidate, console: Console) -> Verdict | None:

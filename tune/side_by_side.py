@@ -22,6 +22,7 @@ from hilbert.errors import InputError
 from tune.contest import LEVEL, Compared, Pair, failed_trials
 from tune.evidence import Evidence, named, trial_number
 from tune.formats import with_error
+from tune.output import check_file
 from tune.plots import style
 
 OBJECTIVE, ALL_TASKS = "objective", "all tasks"
@@ -222,17 +223,24 @@ def _p(p: float | None) -> str:
 # ---- as a picture ----------------------------------------------------------------------------------------------------
 
 
+def check_picture(path: Path) -> None:
+    """Checks that the picture can be written there.
+
+    Raises:
+        InputError: it can't.
+    """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: the picture is a PNG; --output names a file that ends in .png")
+    check_file(path)
+
+
 def draw(pair: Pair, evidence: Evidence, path: Path) -> None:
     """Writes the picture, a PNG: a panel a measure, a bar a fold; an older one is replaced when the new one is whole.
 
     Raises:
         InputError: it can't be written there.
     """
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: the picture is a PNG; --output names a file that ends in .png")
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise InputError(f"{path}: {what}; --output names the file of the picture")
+    check_picture(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         style.save(_figure(pair, evidence), beside)

@@ -90,6 +90,18 @@ def connect(uri: str) -> "MlflowClient":
         raise InputError(f"MLflow at {shown} can't be used: {first_line(error)}; see --tracking-uri") from None
 
 
+def connect_to_read(uri: str, wanted: str) -> "MlflowClient":
+    """As `connect`, for what reads: a database that isn't there is not made. `wanted` names the study, or the model.
+
+    Raises:
+        InputError: as `connect`, and where there is no such file.
+    """
+    path = database(uri)
+    if path is not None and not path.exists():
+        raise InputError(f"no {wanted}: there is no {path}; another place is named by --tracking-uri")
+    return connect(uri)
+
+
 def _client(uri: str) -> "MlflowClient":
     """A client, after a first request."""
     try_database(uri)

@@ -34,7 +34,7 @@ from tune.leaderboard import CHARTS, Client, is_server, leaderboard_url, save_vi
 from tune.redaction import printable
 from tune.space import Study
 from tune.terminal import tell
-from tune.tracking import connect, elsewhere, read_study, tracking_uri
+from tune.tracking import connect_to_read, elsewhere, read_study, tracking_uri
 
 HOST, PORT = "127.0.0.1", 5000
 """Where `mlflow server` listens by default: on this computer alone."""
@@ -87,9 +87,7 @@ def ui(study: str, *, uri: str | None = None, port: int | None = None, browser: 
         HilbertError: the server does not start, or ends by itself.
     """
     place = tracking_uri(uri)
-    if (database := database_of(place)) is not None and not database.exists():
-        raise InputError(f"no study {study!r}: there is no {database}; another place is named by --tracking-uri")
-    client = connect(place)
+    client, database = connect_to_read(place, f"study {study!r}"), database_of(place)
     page = _write_views(client, study)
     if is_server(place):
         page.show(place, browser=browser)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from hilbert.errors import InputError
+from tune.output import check_file
 from tune.report.material import Client, gather
 from tune.report.page import render
 
@@ -20,10 +21,7 @@ def write_report(client: Client, study: str, output: Path) -> None:
     Raises:
         InputError: there is no such study, or `output` can't be written.
     """
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder; --output names the file, such as {output / f'{study}-report.html'}")
-    if not output.parent.is_dir():
-        raise InputError(f"{output}: there is no folder {output.parent}; make it first, or name another with --output")
+    check_file(output)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     content = render(gather(client, study))
     beside = output.with_name(f".{output.name}.{os.getpid()}.part")
