@@ -34,7 +34,7 @@ def check_location(uri: str, location: str) -> None:
     Raises:
         InputError: it is a folder here, and not within the one that `SHARED` names.
     """
-    if not uri.startswith(("http://", "https://")):
+    if not _is_server(uri):
         return
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", location)
     scheme = found[1].lower() if found else ""
@@ -47,6 +47,10 @@ def check_location(uri: str, location: str) -> None:
         " sqlite:////FOLDER/mlflow.db); or, where both computers share a disk, the folder of artifacts in the variable"
         f" {SHARED}"
     )
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def _is_shared(location: str) -> bool:
@@ -70,17 +74,26 @@ def artifacts(uri: str, location: str) -> Any:
 def make_client(uri: str) -> "MlflowClient":
     """A client that reads and writes artifacts of runs by way of `artifacts`."""
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     class Client(MlflowClient):  # type: ignore[misc]
         """Asks for the place of a run's artifacts once, so that what was checked is what is used."""
 
         def download_artifacts(self, run_id: str, path: str, dst_path: str | None = None) -> str:
             """Copies a file or folder of a run's artifacts into the folder `dst_path`."""
+            if not _is_server(uri):
+                return str(super().download_artifacts(run_id, path, dst_path))
             place = self.get_run(run_id).info.artifact_uri
-            return str(artifacts(uri, place).download_artifacts(path, dst_path))
+            try:
+                return str(artifacts(uri, place).download_artifacts(path, dst_path))
+            except MlflowException as error:
+                raise MlflowException(f"{path}: {' '.join(str(error).split())}", error.error_code) from error
 
         def log_artifacts(self, run_id: str, local_dir: str, artifact_path: str | None = None) -> None:
             """Copies a folder's content to a run's artifacts."""
-            artifacts(uri, self.get_run(run_id).info.artifact_uri).log_artifacts(local_dir, artifact_path)
+            if _is_server(uri):
+                artifacts(uri, self.get_run(run_id).info.artifact_uri).log_artifacts(local_dir, artifact_path)
+            else:
+                super().log_artifacts(run_id, local_dir, artifact_path)
 
     return Client(tracking_uri=uri)
