@@ -28,7 +28,7 @@ from hilbert.encoders import Encoder, Modality, load_encoder
 from hilbert.errors import InputError, LabelsChangedError, StoreError
 from hilbert.features import FeatureStore, open_for_labels
 from hilbert.remarks import counts, lines, place_of
-from hilbert.shards import Encoded, Features, Shard, Work, check_shard, encode_shard, plan, save, saved
+from hilbert.shards import Encoded, Features, Shard, Stretch, Work, check_shard, encode_shard, plan, save, saved
 from hilbert.store_files import DOCUMENTS, MANIFEST, Dtype, check_target
 
 __all__ = ["Encode", "Progress", "assemble", "encode_here", "encode_shard", "extract", "plan"]
@@ -219,6 +219,8 @@ def _difference(store: FeatureStore, work: Work) -> str:
     window = store.manifest["extraction"].get("window")
     if window != work.window:
         return f"window {window} instead of {work.window}"
+    if any(isinstance(item.content, Stretch) and item.content.anew for shard in work.shards for item in shard.items):
+        return "the cohort or the dtype has changed, or an earlier version read some of its recordings wrongly"
     return "the cohort's documents, segments or audio have changed, or the dtype"
 
 

@@ -173,6 +173,11 @@ def test_windows_are_cut_from_the_true_length_and_two_extractions_are_equal(tmp_
     assert one.fingerprint == two.fingerprint
     whole = plan(Cohort.load(cohort), {"audio": Energy("energy:e")}).shards[0]
     assert [item.content.anew for item in whole.items if isinstance(item.content, Stretch)] == [False, True]
+    manifest = json.loads((run(cohort, tmp_path / "earlier").folder / "manifest.json").read_text())
+    manifest["extraction"]["key"] = "another"
+    (tmp_path / "earlier" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="or an earlier version read some of its recordings wrongly"):
+        run(cohort, tmp_path / "earlier")
 
 
 # --- earlier versions -----------------------------------------------------------------------------------------------
