@@ -21,7 +21,7 @@ from hilbert.errors import HilbertError
 if sys.platform != "win32":
     import fcntl
 
-HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:4]
 PREFIX = f"hilbert-{HOST}-"
 _cleared = set[Path]()
 

@@ -28,11 +28,11 @@ HILBERT = [
     {"inference", "classifier"},
 ]
 TUNE = [
-    {"redaction"},
+    {"redaction", "shadowing", "streams", "own_ray"},
     {"terminal"},
     {
         *("options", "bars", "encoding", "space", "formats", "racing", "guard", "provenance", "packing", "gpu_memory"),
-        *("database", "output"),
+        *("database", "output", "tokens"),
     },
     {"stores", "checkpoints", "journal", "study_yaml", "address", "artifacts", "combinations"},
     {"job", "search", "study_file", "importance", "estimates", "room", "cluster"},
@@ -54,6 +54,7 @@ TUNE = [
 ]
 ONLY_IN = {
     "ray": {
+        "tune/own_ray.py",
         "tune/scheduling.py",
         "tune/searcher.py",
         "tune/workers.py",

@@ -5,11 +5,19 @@ Exit codes: 0 done; 1 a run failed; 2 the input was wrong, said in one message; 
 Heavy packages are imported by the commands that need them, so that `hilbert --help` answers at once.
 """
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # by `python -m`: nothing in this folder hides what is installed
+    beside = sys.path.pop(0)
+    from tune.shadowing import put_back
+
+    put_back(beside)
+
 import argparse
 import dataclasses
+import errno
 import logging
 import shlex
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,15 +26,21 @@ from typing import TYPE_CHECKING
 from hilbert.errors import HilbertError, InputError
 from tune.options import DONE, FAILED, INTERRUPTED, WRONG_INPUT, make_parser
 from tune.output import check_file, check_folder
+from tune.shadowing import hidden
+from tune.streams import for_people, for_programs
 from tune.terminal import console, prepare_messages, results, tell
 
 if TYPE_CHECKING:
     from tune.evidence import Client
     from tune.sweep import Outcome
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the system says where nothing more can be written."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
+    for_people()
     options = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -44,6 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return DONE
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        tell(f"hilbert: {error.filename or 'a file'} can't be written: {error.strerror}")
+        return FAILED
+    except Exception as error:
+        if not (found := hidden()):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        tell(f"hilbert: {reason}; {'; '.join(found)}: rename it, or take its folder out of PYTHONPATH")
+        return WRONG_INPUT
 
 
 def extract(options: argparse.Namespace) -> int:
@@ -77,7 +102,8 @@ def extract(options: argparse.Namespace) -> int:
             print(f"{name}: {len(part.values)} segments of {len(store)} documents, {part.dim} features each")
     if line := summary(store.manifest["extraction"] or {}):
         tell(line)
-    print(options.store)
+    with for_programs():
+        print(options.store)
     return DONE
 
 
@@ -140,7 +166,8 @@ def fit(options: argparse.Namespace) -> int:
     if options.output is not None:
         check_folder(options.output)
     study = load_study(options.study, options.overrides)
-    return fit_fold(study, options.fold, output=options.output, console=console())
+    with for_programs():
+        return fit_fold(study, options.fold, output=options.output, console=console())
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -169,7 +196,8 @@ def compare(options: argparse.Namespace) -> int:
         tell(f"hilbert: nothing can be said of the winner without its luck: {error}")
         evidence = None
     if options.csv:
-        print(csv_text(with_tests(ranking(study), contest(evidence) if evidence else None)), end="")
+        with for_programs():
+            print(csv_text(with_tests(ranking(study), contest(evidence) if evidence else None)), end="")
     elif evidence:
         show_winner(evidence, screen)
     return DONE
@@ -190,7 +218,8 @@ def _compare_pair(client: "Client", options: argparse.Namespace) -> int:
         draw(found, evidence, output)
         tell(f"Picture: {output}")
     if options.csv:
-        print(csv_text(fold_table(found)), end="")
+        with for_programs():
+            print(csv_text(fold_table(found)), end="")
     else:
         show_pair(found, evidence, results())
     return DONE
@@ -228,8 +257,9 @@ def release(options: argparse.Namespace) -> int:
     found = make_release(
         connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}"), request, console()
     )
-    print(found.version.uri)
-    print(found.folder)
+    with for_programs():
+        print(found.version.uri)
+        print(found.folder)
     return DONE
 
 
@@ -240,8 +270,10 @@ def predict(options: argparse.Namespace) -> int:
 
     names = [field.name for field in dataclasses.fields(Request)]
     request = Request(**{name: getattr(options, name) for name in names})
-    for path in write_predictions(request, uri=options.tracking_uri, console=console()):
-        print(path)
+    paths = write_predictions(request, uri=options.tracking_uri, console=console())
+    with for_programs():
+        for path in paths:
+            print(path)
     return DONE
 
 
@@ -249,7 +281,8 @@ def ui(options: argparse.Namespace) -> int:
     """`hilbert ui`."""
     from tune.ui import ui as show
 
-    return show(options.study, uri=options.tracking_uri, port=options.port, browser=options.browser)
+    with for_programs():
+        return show(options.study, uri=options.tracking_uri, port=options.port, browser=options.browser)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -260,7 +293,8 @@ def report(options: argparse.Namespace) -> int:
     output = options.output or Path(f"{options.study}-report.html")
     check_file(output)
     write_report(connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}"), options.study, output)
-    print(output)
+    with for_programs():
+        print(output)
     return DONE
 
 

@@ -26,6 +26,7 @@ from pydantic import Field, TypeAdapter
 from hilbert.errors import HilbertError, InputError
 from hilbert.reading import Content, checked, content_of, explained
 from tune.guard import end_guarded, start_guarded
+from tune.tokens import close_token
 
 HERE, JOB_SERVER_PORT = "127.0.0.1", 8265
 SSH_OPTIONS = (  # as Ray's own
@@ -115,6 +116,7 @@ def read_cluster_file(path: Path) -> ClusterFile:
         if not source.exists():
             advice = "; 'ray get-auth-token --generate' makes the token" if source.name == "auth_token" else ""
             raise InputError(f"{path}: file_mounts: {target}: there is no {source} here{advice}")
+    close_token()
     found = {target: Path(os.path.abspath(source)) for target, source in mounts.items()}  # noqa: PTH100
     return ClusterFile(path, found, workers_at_once(content), way_to_head(content))
 
@@ -244,17 +246,6 @@ def tunnel_command(cluster: ClusterFile, port: int) -> list[str]:
         return [ray_command(), "dashboard", str(cluster.path), "--port", str(port)]
     options = [word for option in SSH_OPTIONS for word in ("-o", option)]
     return ["ssh", "-N", *options, "-L", f"{HERE}:{port}:{HERE}:{JOB_SERVER_PORT}", *cluster.ssh]
-
-
-def use_token() -> None:
-    """Speaks to clusters with this computer's token, if it has one. Before Ray is imported, which asks once."""
-    if token_file().exists() or "RAY_AUTH_TOKEN" in os.environ:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def token_file() -> Path:
-    """Where Ray keeps the token."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
 
 
 def ray_command() -> str:

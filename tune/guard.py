@@ -1,4 +1,4 @@
-"""Runs a command that must not outlive whoever started it: `python -m tune.guard COMMAND ...`.
+"""Runs a command that must not outlive whoever started it: `python -P tune/guard.py COMMAND ...`.
 
 The guard reads its standard input, which its parent holds open and writes nothing to. When the parent ends, in
 whatever way, killed outright too, the system closes it, and the guard ends the command with all processes below it.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 PATIENCE = 5.0
@@ -18,11 +19,15 @@ PATIENCE = 5.0
 
 
 def start_guarded(
-    command: Sequence[str], *, environment: Mapping[str, str], output: IO[bytes]
+    command: Sequence[str], *, environment: Mapping[str, str], output: IO[bytes], folder: Path | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Starts a command under a guard; `output` gets what it prints. End it with `end_guarded`."""
+    """Starts a command under a guard, in this folder or another one; `output` gets what it prints.
+
+    End it with `end_guarded`.
+    """
     return subprocess.Popen(
-        [sys.executable, "-m", "tune.guard", *command],
+        [sys.executable, "-P", __file__, *command],  # a user's own modules are no part of it
+        cwd=folder,
         env=dict(environment),
         stdin=subprocess.PIPE,
         stdout=output,

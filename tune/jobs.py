@@ -16,8 +16,9 @@ from typing import Any
 import aiohttp
 
 from hilbert.errors import HilbertError, InputError
-from tune.cluster import ClusterError, token_file, use_token
+from tune.cluster import ClusterError
 from tune.redaction import printable
+from tune.tokens import token_file, use_token
 
 use_token()
 

@@ -17,19 +17,23 @@ from typing import Any
 
 import ray
 import ray.autoscaler.sdk
+import ray.job_config
 import ray.tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from hilbert.errors import StudyError
+from hilbert.errors import StudyError, shown
 from hilbert.temporary import temporary_folder
 from tune.gpu_memory import Meter, cuda_meter
 from tune.job import StudyData
 from tune.ledger import Ledger
 from tune.lost import Missing, Node
+from tune.own_ray import own_ray
 from tune.room import Room
 from tune.searcher import FoldSearcher, Messenger
+from tune.shadowing import packages_path
 from tune.space import ResourcesConfig
+from tune.tokens import private_token
 from tune.workers import TimeLimit, fold_worker, on_node
 
 MOST_AT_ONCE = 100_000
@@ -68,20 +72,42 @@ def ray_cluster(resources: ResourcesConfig) -> Iterator[Room]:
 
 
 def _joined_or_started(resources: ResourcesConfig) -> Iterator[Room]:
-    _check_named_cluster()
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    ours = True
-    try:  # never address="auto": it also joins the local cluster of another sweep, and dies with it
-        ray.init(include_dashboard=False, num_cpus=resources.workers or os.cpu_count(), **options)
-    except ValueError:  # a cluster was started here or is named by RAY_ADDRESS: its size is not ours to choose
+    """A cluster that is named or was started here; a Ray of our own where there is none.
+
+    Never address="auto": it also joins the local cluster of another sweep, and dies with it.
+    """
+    address, options = _named_cluster(), dict[str, Any](log_to_driver=False, logging_level=logging.ERROR)
+    if not address.startswith("ray://"):
+        options["job_config"] = InstalledFirst()
+    if not address:
+        private_token()
+        with own_ray(options | {"num_cpus": resources.workers or os.cpu_count()}, leave=_leave):
+            yield from _room(resources, ours=True)
+        return
+    try:
         ray.init(**options)
-        ours = False
     except ConnectionError as error:
         raise StudyError(f"no Ray cluster answers ({error}); 'ray stop' forgets one that has died") from None
+    except ValueError as error:
+        raise StudyError(f"RAY_ADDRESS={shown(address)}: no address of a Ray cluster ({error})") from None
     try:
-        yield from _room(resources, ours=ours)
+        yield from _room(resources, ours=False)
     finally:
         _leave()
+
+
+class InstalledFirst(ray.job_config.JobConfig):  # type: ignore[misc]
+    """Workers import what is installed on their node.
+
+    Ray would put the folder that the command runs in, and that of its script, first on their path, where a user's own
+    `tune.py` or `select.py` hides what is meant. It doesn't where a job has brought a folder of its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_py_driver_sys_path=packages_path())
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
 
 
 def _leave() -> None:
@@ -100,8 +126,10 @@ def _leave() -> None:
             gc.enable()
 
 
-def _check_named_cluster() -> None:
-    """Whether somebody listens where `ray.init` will look for a cluster, and would look for many minutes.
+def _named_cluster() -> str:
+    """The address of the cluster that RAY_ADDRESS or a note of `ray start` names; empty where there is none.
+
+    `ray.init` would look for a cluster that is gone for many minutes: so it is tried whether somebody listens.
 
     Raises:
         StudyError: nobody does.
@@ -110,13 +138,14 @@ def _check_named_cluster() -> None:
     note, named = Path(temporary, "ray", "ray_current_cluster"), os.environ.get("RAY_ADDRESS", "")
     address = named or (note.read_text(encoding="utf-8").strip() if note.exists() else "")
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):  # none, "local", or something that Ray has a word on
-        return
+    if not (host and port.isdecimal()):  # none, "local", "auto", or something that Ray has a word on
+        return "" if address == "local" else address
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         advice = "RAY_ADDRESS names it" if named else f"'ray start' noted it in {note}; 'ray stop' forgets it"
         raise StudyError(f"no Ray cluster answers at {address} ({error}): {advice}") from None
+    return address
 
 
 def _room(resources: ResourcesConfig, *, ours: bool) -> Iterator[Room]:

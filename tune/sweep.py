@@ -3,9 +3,16 @@
 `hilbert sweep study.yaml` and, on a cluster, `ray submit ray_cluster.yaml tune/sweep.py study.yaml` both end here.
 """
 
+import sys
+from importlib.util import find_spec
+
+if __name__ == "__main__" and not sys.flags.safe_path:  # nothing beside this script hides what is installed
+    beside = sys.path.pop(0)
+    if find_spec("tune") is None:
+        sys.path.append(beside)
+
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -27,6 +27,7 @@ from urllib.parse import quote, urlsplit
 
 from hilbert.errors import HilbertError, InputError
 from hilbert.files import write_text
+from hilbert.temporary import temporary_folder
 from tune.database import database as database_of
 from tune.formats import log_name
 from tune.guard import end_guarded, start_guarded
@@ -210,14 +211,16 @@ def _server(store: str, port: int | None) -> Iterator[tuple[str, "Popen[bytes]",
     """Starts a server over a store, until the block ends: its address, its process, and what it prints."""
     chosen, database = _choose_port(port), database_of(store)
     address = f"http://{HOST}:{chosen}"
+    place = store if ":" in store else str(Path(store).absolute())
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         **os.environ,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_BACKEND_STORE_URI": store,  # which may hold a password: others can read command lines
+        "MLFLOW_BACKEND_STORE_URI": place,  # which may hold a password: others can read command lines
     }
-    with tempfile.TemporaryFile() as log:
-        process = start_guarded(_command(database, chosen), environment=environment, output=log)
+    with temporary_folder() as elsewhere, tempfile.TemporaryFile() as log:  # it imports what lies where it runs
+        command = _command(database, chosen)
+        process = start_guarded(command, environment=environment, output=log, folder=elsewhere)
         try:
             _await(address, process, log)
             if database is not None:

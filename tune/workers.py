@@ -131,7 +131,11 @@ class TimeLimit:
             yield
             return
         trace = self._trace(job)
-        with trace.open("w") if trace.parent.is_dir() else Path(os.devnull).open("w") as file:
+        with (
+            trace.open("w", encoding="utf-8")
+            if trace.parent.is_dir()
+            else Path(os.devnull).open("w", encoding="utf-8") as file
+        ):
             faulthandler.dump_traceback_later(self.seconds, exit=True, file=file)
             try:
                 yield
