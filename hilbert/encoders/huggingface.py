@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ import torch
 import transformers
 
 from hilbert.encoders.base import EncoderName, Features, Modality, check_options, nearest
+from hilbert.encoders.hub import only_local, quiet_hub
 from hilbert.encoders.speech import SAMPLE_RATE, speech_facts, speech_front
 from hilbert.encoders.text import text_facts, text_front
 from hilbert.errors import EncoderError
@@ -53,13 +54,14 @@ class Front(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """The options of an `hf:` name; see the module's docstring."""
+    """The options of an `hf:` name, see the module's docstring; and whether its files are taken from this computer."""
 
     layer: int = -1
     pooling: str = "mean"
     revision: str | None = None
     seconds: float = 30.0
     tokens: int | None = None
+    only_local: bool = False
 
     @classmethod
     def read(cls, name: EncoderName, modality: Modality) -> "Options":
@@ -233,7 +235,7 @@ def _quiet() -> Iterator[None]:
     log.set_verbosity_error()
     log.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_hub():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -242,23 +244,39 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _from_pretrained(loader: Any, what: str, name: EncoderName, options: Options, **more: Any) -> Any:
-    """`loader.from_pretrained`, with one message that says what would be right."""
+def _located(name: EncoderName, options: Options) -> Options:
+    """The options, with whether the hub is left alone.
+
+    Raises:
+        EncoderError: there is no such folder, or the hub can't be asked for a model that isn't here.
+    """
     folder = Path(name.target).expanduser()
     looks_local = name.target.startswith((".", "/", "~")) or name.target.count("/") > 1 or "\\" in name.target
     if looks_local and not folder.is_dir():
         raise EncoderError(
             f"encoder {name.written!r}: no such folder; name the folder that holds the model's config.json"
         )
+    if folder.is_dir():
+        return options
+    try:
+        return replace(options, only_local=only_local(name.target, options.revision))
+    except EncoderError as error:
+        raise EncoderError(f"encoder {name.written!r}: {error}") from None
+
+
+def _from_pretrained(loader: Any, what: str, name: EncoderName, options: Options, **more: Any) -> Any:
+    """`loader.from_pretrained`, with one message that says what would be right."""
+    folder = Path(name.target).expanduser()
     source = str(folder) if folder.is_dir() else name.target
     try:
-        return loader.from_pretrained(source, revision=options.revision, trust_remote_code=False, **more)
+        given = {"revision": options.revision, "local_files_only": options.only_local, **more}
+        return loader.from_pretrained(source, trust_remote_code=False, **given)
     except Exception as error:  # whatever transformers, safetensors, the hub or a parser raise is about this model
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         hint = (
             f"the folder must hold a whole model as save_pretrained writes it (config.json, weights, {what})"
             if folder.is_dir()
-            else "give a local folder, or a model id of the hub that this machine can reach"
+            else "give a local folder, or a model id of the hub"
         )
         raise EncoderError(
             f"encoder {name.written!r}: can't load its {what}; {hint}. transformers says: {reason}"
@@ -352,6 +370,7 @@ def load_huggingface(name: EncoderName, modality: Modality, device: str, batch_s
     options = Options.read(name, modality)
     place = choose_device(device)
     with _quiet():
+        options = _located(name, options)
         config = _from_pretrained(transformers.AutoConfig, "configuration", name, options)
         if modality == "audio":
             reader = _from_pretrained(transformers.AutoFeatureExtractor, "audio feature extractor", name, options)
