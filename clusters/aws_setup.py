@@ -5,8 +5,9 @@
 Called again it changes nothing but the address that may use ssh. It makes no machine and costs nothing.
 
 The roles say what machines may do in the account without anybody's keys. Workers read the bucket and do nothing else.
-The head reads and writes it, and starts machines: with Amazon's policy for that, which Ray gives its own role too, and
-with leave to hand the workers' role on, and no other. Ray's own role hasn't that leave, and writes to every bucket.
+The head reads and writes it, and starts machines that have the workers' role, in this region, and marks, stops and ends
+those, and no others. Ray's own role may do everything with EC2, writes to every bucket, and can't hand a role on.
+The bucket can't be made public, and is reached by TLS alone.
 """
 
 import argparse
@@ -25,10 +26,12 @@ LARGEST_NETWORK = 16
 """Bits of the largest network that ssh may be opened to."""
 SOURCES = {"IpRanges", "Ipv6Ranges", "PrefixListIds"}
 
-START_MACHINES = "arn:aws:iam::aws:policy/AmazonEC2FullAccess"
+MOVES = ("ec2:StartInstances", "ec2:StopInstances", "ec2:TerminateInstances")
+SPOT_ROLE = "aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
 PATH = "/hilbert/"
 """Of what is made here among the account's roles: by it a role is known again."""
 POLICY = "hilbert"
+UNKNOWN = {"NoSuchEntity", "NoSuchBucketPolicy", "NoSuchPublicAccessBlockConfiguration"}
 TRUST = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
@@ -83,7 +86,10 @@ def _from_outside(rule: dict[str, Any]) -> dict[str, Any]:
 
 
 def bucket(s3: Any, *, name: str, region: str) -> str:
-    """Makes a bucket that can't be made public; one that is there already is kept."""
+    """Makes a bucket that can't be made public and is reached by TLS alone; one that is there already is kept.
+
+    Of such a one only what it lacks altogether is added; what it lacks otherwise is said.
+    """
     try:
         s3.head_bucket(Bucket=name)
     except ClientError as error:
@@ -91,12 +97,29 @@ def bucket(s3: Any, *, name: str, region: str) -> str:
             raise
         place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         s3.create_bucket(Bucket=name, **place)
-        locks = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
-        s3.put_public_access_block(Bucket=name, PublicAccessBlockConfiguration=dict.fromkeys(locks, True))
+    locks = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+    blocked = _found(s3.get_public_access_block, Bucket=name).get("PublicAccessBlockConfiguration")
+    if blocked is None:
+        s3.put_public_access_block(Bucket=name, PublicAccessBlockConfiguration=locks)
+    elif blocked != locks:
+        print(f"aws_setup: {name} may be made public, as somebody has set it; it is left so", file=sys.stderr)
+    policy = _found(s3.get_bucket_policy, Bucket=name).get("Policy")
+    if policy is None:
+        s3.put_bucket_policy(Bucket=name, Policy=json.dumps(_tls_alone(name)))
+    elif "aws:SecureTransport" not in policy:
+        print(f"aws_setup: {name} has a policy that lets in requests without TLS; it is left so", file=sys.stderr)
     return name
 
 
-def roles(iam: Any, *, name: str, bucket: str) -> tuple[str, str]:
+def _tls_alone(bucket: str) -> dict[str, Any]:
+    """The policy of a bucket that refuses requests without TLS."""
+    arn = f"arn:aws:s3:::{bucket}"
+    without = {"Bool": {"aws:SecureTransport": "false"}}
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": [arn, f"{arn}/*"], "Condition": without}
+    return {"Version": "2012-10-17", "Statement": [{"Sid": "TlsAlone", **deny}]}
+
+
+def roles(iam: Any, *, name: str, bucket: str, region: str) -> tuple[str, str]:
     """Makes the roles of a cluster's machines, the head's and the workers', each with its instance profile.
 
     Raises:
@@ -110,11 +133,29 @@ def roles(iam: Any, *, name: str, bucket: str) -> tuple[str, str]:
         **_allow("iam:PassRole", on=arn),
         "Condition": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
     }
-    _role(iam, name=head, statements=[*_reading(bucket), _writing(bucket), hand_on], policies=(START_MACHINES,))
+    machines = _machines(arn.replace(":role/", ":instance-profile/"), region)
+    _role(iam, name=head, statements=[*_reading(bucket), _writing(bucket), hand_on, *machines])
     return head, worker
 
 
-def _allow(*actions: str, on: str) -> dict[str, Any]:
+def _machines(profile: str, region: str) -> list[dict[str, Any]]:
+    """What Ray's autoscaler asks EC2 for, of machines that have an instance profile, and of those alone."""
+    account = profile.split(":")[4]
+    here = f"arn:aws:ec2:{region}:{account}"
+    theirs = {"ArnEquals": {"ec2:InstanceProfile": profile}}
+    parts = [f"{here}:{kind}/*" for kind in ("key-pair", "network-interface", "security-group", "subnet", "volume")]
+    parts += [f"{here}:spot-instances-request/*", f"arn:aws:ec2:{region}::image/*"]
+    spot = {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}}  # its own role, which the first one makes
+    return [
+        {**_allow("ec2:DescribeInstances", "ec2:DescribeInstanceTypes", "ec2:DescribeImages", on="*")},
+        {**_allow("ec2:RunInstances", on=f"{here}:instance/*"), "Condition": theirs},
+        {**_allow("ec2:RunInstances", on=parts)},
+        {**_allow("ec2:CreateTags", *MOVES, on=f"{here}:instance/*"), "Condition": theirs},
+        {**_allow("iam:CreateServiceLinkedRole", on=f"arn:aws:iam::{account}:role/{SPOT_ROLE}"), "Condition": spot},
+    ]
+
+
+def _allow(*actions: str, on: str | list[str]) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": list(actions), "Resource": on}
 
 
@@ -142,14 +183,13 @@ def _check_role(iam: Any, *, name: str, bucket: str) -> None:
         raise LookupError(f"{name} is for the bucket {min(others)}; another --name makes roles of its own")
 
 
-def _role(iam: Any, *, name: str, statements: list[dict[str, Any]], policies: tuple[str, ...] = ()) -> str:
+def _role(iam: Any, *, name: str, statements: list[dict[str, Any]]) -> str:
     """Makes a role that machines may have, with an instance profile of its name; what is right is left alone.
 
     Args:
         iam: the client.
         name: of both.
-        statements: what the role may do.
-        policies: Amazon's own policies that it has, too.
+        statements: what the role may do, and all that it may do.
 
     Returns:
         The role's ARN.
@@ -160,9 +200,10 @@ def _role(iam: Any, *, name: str, statements: list[dict[str, Any]], policies: tu
     policy = {"Version": "2012-10-17", "Statement": statements}
     if _found(iam.get_role_policy, RoleName=name, PolicyName=POLICY).get("PolicyDocument") != policy:
         iam.put_role_policy(RoleName=name, PolicyName=POLICY, PolicyDocument=json.dumps(policy))
-    attached = {each["PolicyArn"] for each in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]}
-    for missing in set(policies) - attached:
-        iam.attach_role_policy(RoleName=name, PolicyArn=missing)
+    for each in iam.list_attached_role_policies(RoleName=name)[
+        "AttachedPolicies"
+    ]:  # an earlier version's, of all of EC2
+        iam.detach_role_policy(RoleName=name, PolicyArn=each["PolicyArn"])
     profile = _found(iam.get_instance_profile, InstanceProfileName=name) or iam.create_instance_profile(
         InstanceProfileName=name, Path=PATH
     )
@@ -172,11 +213,11 @@ def _role(iam: Any, *, name: str, statements: list[dict[str, Any]], policies: tu
 
 
 def _found(ask: Callable[..., dict[str, Any]], **which: str) -> dict[str, Any]:
-    """What IAM answers; nothing where it knows no such thing."""
+    """What AWS answers; nothing where it knows no such thing."""
     try:
         return ask(**which)
     except ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchEntity":
+        if error.response["Error"]["Code"] not in UNKNOWN:
             raise
         return {}
 
@@ -201,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"ImageId: {image(boto3.client('ssm', region))}")
         # roles after the bucket: never for one that isn't yours; the firewall last: where they are refused, it stays
         print(f"BUCKET={bucket(boto3.client('s3', region), name=options.bucket, region=region)}")
-        named = roles(boto3.client("iam", region), name=options.name, bucket=options.bucket)
+        named = roles(boto3.client("iam", region), name=options.name, bucket=options.bucket, region=region)
         print(f"IamInstanceProfile: {', '.join(named)}")
         group = firewall(boto3.client("ec2", region), name=options.name, ssh_from=options.ssh_from)
         print(f"SecurityGroupIds: [{group}]")

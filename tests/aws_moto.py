@@ -1,10 +1,12 @@
 """AWS in this process (moto), and Ray's own way of making a cluster there, down to the request for a machine."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import boto3
@@ -108,7 +110,12 @@ def doors(ec2: Any, group: str) -> list[tuple[int | None, str]]:
 
 
 def rights(role: str) -> set[Right]:
-    """What a role may do, by its own policies and by Amazon's."""
+    """What a role may do, by its own policies and by Amazon's, whatever the conditions."""
+    return {right for statement in statements(role) for right in _rights(statement)}
+
+
+def statements(role: str) -> list[dict[str, Any]]:
+    """The statements of a role's policies, its own and Amazon's."""
     iam = boto3.client("iam", REGION)
     documents = [
         iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
@@ -118,12 +125,29 @@ def rights(role: str) -> set[Right]:
         version = iam.get_policy(PolicyArn=attached["PolicyArn"])["Policy"]["DefaultVersionId"]
         found = iam.get_policy_version(PolicyArn=attached["PolicyArn"], VersionId=version)
         documents.append(found["PolicyVersion"]["Document"])
-    found = set()
-    for statement in (statement for document in documents for statement in document["Statement"]):
-        assert statement["Effect"] == "Allow"
-        actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
-        found |= {(action, statement["Resource"]) for action in actions}
-    return found
+    return [statement for document in documents for statement in document["Statement"]]
+
+
+def _rights(statement: dict[str, Any]) -> set[Right]:
+    assert statement["Effect"] == "Allow"
+    actions, places = (
+        [statement[key]] if isinstance(statement[key], str) else statement[key] for key in ("Action", "Resource")
+    )
+    return {(action, place) for action in actions for place in places}
+
+
+def permits(role: str, action: str, place: str, context: Mapping[str, str] = MappingProxyType({})) -> bool:
+    """Whether a role may do something to one resource, by IAM's rules: the context holds what conditions are about."""
+    return any(
+        any(fnmatchcase(action, may) and fnmatchcase(place, on) for may, on in _rights(statement))
+        and all(
+            context.get(key) == wanted
+            for operator, pairs in statement.get("Condition", {}).items()
+            for key, wanted in pairs.items()
+            if operator in {"StringEquals", "ArnEquals"} or pytest.fail(f"unknown operator {operator}")
+        )
+        for statement in statements(role)
+    )
 
 
 def role_of(machine: Any) -> str:

@@ -11,32 +11,38 @@ from tune.streams import for_people, for_programs
 
 @pytest.fixture
 def ascii_out(monkeypatch):
-    """An ASCII stdout and stderr, and what came out of them."""
-    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
-    for name, stream in streams.items():
-        monkeypatch.setattr(sys, name, stream)
+    """What makes stdout and stderr ASCII, and returns what reads what came out of them."""
 
-    def written(name="stdout"):
-        streams[name].flush()
-        return streams[name].buffer.getvalue()
+    def use():
+        streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+        for name, stream in streams.items():
+            monkeypatch.setattr(sys, name, stream)
 
-    return written
+        def written(name="stdout"):
+            streams[name].flush()
+            return streams[name].buffer.getvalue()
+
+        return written
+
+    return use
 
 
 def test_what_people_read_becomes_ascii_and_two_names_never_the_same(ascii_out):
+    written = ascii_out()
     for_people()
     print("0.71 ± 0.02 → done │ é è 中")
     print("…", file=sys.stderr)
-    assert ascii_out() == rb"0.71 +- 0.02 -> done | \xe9 \xe8 \u4e2d" + b"\n"
-    assert ascii_out("stderr") == b"...\n"
+    assert written() == rb"0.71 +- 0.02 -> done | \xe9 \xe8 \u4e2d" + b"\n"
+    assert written("stderr") == b"...\n"
 
 
 def test_what_programs_read_is_utf_8_and_the_stream_is_then_as_before(ascii_out):
+    written = ascii_out()
     for_people()
     with for_programs():
         print("é,\udcff")  # a name of a file that is no UTF-8
     print("é")
-    assert ascii_out() == "é,".encode() + b"\xff\n" + rb"\xe9" + b"\n"
+    assert written() == "é,".encode() + b"\xff\n" + rb"\xe9" + b"\n"
 
 
 def test_a_stream_that_is_no_file_is_left_alone(monkeypatch):
@@ -52,9 +58,10 @@ def test_the_table_of_a_study_under_ascii(quick_sweep, ascii_out, monkeypatch):
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(quick_sweep.folder)
+    written = ascii_out()
     assert main(["compare", "quick"]) == 0
-    assert b"+-" in ascii_out()
-    start = len(ascii_out())
+    assert b"+-" in written()
+    start = len(written())
     assert main(["compare", "quick", "--csv"]) == 0
-    rows = list(csv.DictReader(io.StringIO(ascii_out()[start:].decode("utf-8"))))
+    rows = list(csv.DictReader(io.StringIO(written()[start:].decode("utf-8"))))
     assert len(rows) == 2

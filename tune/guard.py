@@ -61,4 +61,4 @@ def _end_with_parent(process: "subprocess.Popen[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guard(sys.argv[1:]))
+    os._exit(guard(sys.argv[1:]) & 0xFF)  # Python's own way out waits for the thread that reads
