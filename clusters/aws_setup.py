@@ -145,12 +145,14 @@ def _machines(profile: str, region: str) -> list[dict[str, Any]]:
     theirs = {"ArnEquals": {"ec2:InstanceProfile": profile}}
     parts = [f"{here}:{kind}/*" for kind in ("key-pair", "network-interface", "security-group", "subnet", "volume")]
     parts += [f"{here}:spot-instances-request/*", f"arn:aws:ec2:{region}::image/*"]
+    new = {"StringEquals": {"ec2:CreateAction": "RunInstances"}}
     spot = {"StringEquals": {"iam:AWSServiceName": "spot.amazonaws.com"}}  # its own role, which the first one makes
     return [
         {**_allow("ec2:DescribeInstances", "ec2:DescribeInstanceTypes", "ec2:DescribeImages", on="*")},
         {**_allow("ec2:RunInstances", on=f"{here}:instance/*"), "Condition": theirs},
         {**_allow("ec2:RunInstances", on=parts)},
         {**_allow("ec2:CreateTags", *MOVES, on=f"{here}:instance/*"), "Condition": theirs},
+        {**_allow("ec2:CreateTags", on=f"{here}:instance/*"), "Condition": new},
         {**_allow("iam:CreateServiceLinkedRole", on=f"arn:aws:iam::{account}:role/{SPOT_ROLE}"), "Condition": spot},
     ]
 

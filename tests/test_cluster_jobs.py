@@ -162,6 +162,9 @@ def test_a_slurm_job_starts_its_cluster_and_takes_it_down(slurm, code):
     assert f"--address={address}" in said
     assert "requeue" not in said
     assert nothing_left(folder)
+    (private,) = re.findall(r"mkdir -m 700 (/tmp/hilbert-[0-9a-f]{16})\n", said)  # a name that nobody can foresee
+    assert f"--temp-dir={private} " in said
+    assert not Path(private).exists()
 
 
 def test_a_slurm_job_whose_time_is_over_stops_the_sweep_and_queues_again(slurm):
