@@ -7,6 +7,7 @@ Shapes: N documents; tokens_a and tokens_t, all their segments in each modality;
 d = width; r = pooling hops; E = experts; C = outputs of a task.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hilbert.attention import CrossModalEncoder, position_signal
@@ -25,7 +26,7 @@ from hilbert.batches import Batch
 from hilbert.config import HilbertConfig
 from hilbert.errors import InputError, shown
 from hilbert.experts import MixtureOfExperts
-from hilbert.files import digest, unforeseen, write_text
+from hilbert.files import digest, write_bytes, write_text
 from hilbert.pooling import SelfAttentivePooling
 from hilbert.ragged import Ragged
 from hilbert.reading import check_safetensors, content_of, explained, first_fault, parse_json
@@ -155,15 +156,11 @@ class Hilbert(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        partial = unforeseen(folder / "model.safetensors")
-        try:
-            save_file(weights, partial, metadata={"format": "pt"})
-            written = digest(partial)
-            partial.replace(folder / "model.safetensors")
-        finally:
-            partial.unlink(missing_ok=True)
-        content = {"format": FORMAT, "version": VERSION, "weights": written, **self.config.model_dump(mode="json")}
-        write_text(folder / "config.json", json.dumps(content, indent=2) + "\n")
+        content = save(weights, metadata={"format": "pt"})
+        write_bytes(folder / "model.safetensors", content)
+        written = hashlib.sha256(content).hexdigest()
+        description = {"format": FORMAT, "version": VERSION, "weights": written, **self.config.model_dump(mode="json")}
+        write_text(folder / "config.json", json.dumps(description, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Hilbert":

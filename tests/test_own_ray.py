@@ -10,7 +10,8 @@ from sweeps import LIMIT, hilbert, records, write_study
 
 from hilbert.errors import StudyError
 from hilbert.temporary import PREFIX
-from tune.own_ray import LONGEST_PATH, SOCKET, obituary, place_for_sockets
+from tune import own_ray
+from tune.own_ray import LONGEST_PATH, SOCKET, folder_for_ray, obituary
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -80,27 +81,37 @@ def test_a_process_of_rays_that_dies_is_named_and_the_same_command_goes_on(tmp_p
     assert not list(places.glob(f"{PREFIX}*"))
 
 
-def test_ray_lies_where_its_sockets_find_room(tmp_path, monkeypatch):
+def test_ray_lies_where_the_user_says_and_has_a_short_name(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", "/var/tmp")
-    assert place_for_sockets() == Path("/var/tmp")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 60)))
-    assert place_for_sockets() == Path("/tmp")
-    assert len(os.fsencode(place_for_sockets())) + len(SOCKET) <= LONGEST_PATH
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        long = tmp_path / name / ("x" * 90)
+        monkeypatch.setenv("RAY_TMPDIR", str(long)) if name == "RAY_TMPDIR" else long.mkdir(parents=True)
+        monkeypatch.setattr("tempfile.tempdir", str(long))
+        with folder_for_ray() as folder:
+            assert len(os.fsencode(folder)) + len(SOCKET) <= LONGEST_PATH
+            assert folder.resolve().parent == long
+            assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+        assert not folder.parent.exists()
+        assert not list(long.iterdir())
     monkeypatch.setenv("RAY_TMPDIR", "/dev/shm")
-    assert place_for_sockets() == Path("/dev/shm")
+    with folder_for_ray() as folder:
+        assert folder.parent == Path("/dev/shm")
 
 
 def test_a_folder_for_ray_that_cannot_be_had_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file" / "below"))
-    with pytest.raises(StudyError, match=r"RAY_TMPDIR=.*below: can't be written"):
-        place_for_sockets()
+    with pytest.raises(StudyError, match=r"RAY_TMPDIR=.*below: can't be written"), folder_for_ray():
+        pass
     monkeypatch.delenv("RAY_TMPDIR")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 60)))
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(StudyError, match=r"set RAY_TMPDIR to a folder whose path has \d+ bytes at most"):
-        place_for_sockets()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 90)))
+    (tmp_path / ("x" * 90)).mkdir()
+    monkeypatch.setattr(own_ray, "SHORT", tmp_path / "nowhere")
+    with (
+        pytest.raises(StudyError, match=r"set RAY_TMPDIR to a folder whose path has 2\d bytes at most"),
+        folder_for_ray(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

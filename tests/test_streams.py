@@ -1,6 +1,7 @@
 """Locales without UTF-8: tables fall back to ASCII, CSV and paths stay what they are."""
 
 import csv
+import errno
 import io
 import sys
 
@@ -65,3 +66,21 @@ def test_the_table_of_a_study_under_ascii(quick_sweep, ascii_out, monkeypatch):
     assert main(["compare", "quick", "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(written()[start:].decode("utf-8"))))
     assert len(rows) == 2
+
+
+def test_a_full_disk_is_one_message(tmp_path, monkeypatch, capsys):
+    from hilbert.files import write_bytes
+    from tune import cli
+
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write(_: object) -> int:
+        write_bytes(tmp_path / "file", b"x")
+        return 0
+
+    monkeypatch.setattr("os.fsync", no_space)
+    monkeypatch.setattr(cli, "COMMANDS", {"compare": write})
+    assert cli.main(["compare", "study"]) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == f"hilbert: {tmp_path / 'file'} can't be written: No space left on device\n"

@@ -19,12 +19,14 @@ import ray
 from ray._private import ray_constants
 
 from hilbert.errors import HilbertError, StudyError
-from hilbert.temporary import PREFIX, temporary_folder, temporary_place
+from hilbert.temporary import temporary_folder, temporary_place
 
-SOCKET = f"/{PREFIX}12345678/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store"
-"""The longest path of a socket below the folder for temporary files: what our folder and Ray's session are named."""
+SOCKET = "/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store"
+"""The longest path of a socket below Ray's folder: its session is named like this."""
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 """Bytes that the system allows a socket's path."""
+SHORT = Path("/tmp")
+"""Where a folder with a long path gets a short name, too."""
 LOOK_EVERY = 0.2
 """Seconds between two looks at Ray's processes."""
 END_OF_RAY = ("Raylet is terminated", "has been marked dead")
@@ -43,7 +45,7 @@ def own_ray(options: Mapping[str, Any], *, leave: Callable[[], None]) -> Iterato
     Raises:
         HilbertError: it can't be started.
     """
-    with temporary_folder(place_for_sockets()) as folder:
+    with folder_for_ray() as folder:
         try:
             with _on_loopback():
                 ray.init(address="local", include_dashboard=False, _temp_dir=str(folder), **options)
@@ -64,30 +66,46 @@ def own_ray(options: Mapping[str, Any], *, leave: Callable[[], None]) -> Iterato
             leave()
 
 
-def place_for_sockets() -> Path:
-    """The folder for Ray's files: that of RAY_TMPDIR, else of TMPDIR, else /tmp; the first that is short enough.
+@contextmanager
+def folder_for_ray() -> Iterator[Path]:
+    """A private folder below RAY_TMPDIR, else below TMPDIR or /tmp; under a short name, where its own is too long.
 
     Raises:
-        StudyError: none is, or RAY_TMPDIR can't be written.
+        StudyError: it can't be made, or /tmp isn't there for the short name.
     """
-    places = [temporary_place(), Path("/tmp")]
-    if named := os.environ.get("RAY_TMPDIR"):
-        with suppress(OSError):
-            Path(named).mkdir(parents=True, exist_ok=True)
-        if not os.access(named, os.W_OK | os.X_OK):
-            raise StudyError(f"RAY_TMPDIR={named}: can't be written; name a folder for Ray's temporary files")
-        places.insert(0, Path(named))
-    for place in places:
-        if os.access(place, os.W_OK | os.X_OK) and len(os.fsencode(place.absolute())) <= _longest():
-            return place.absolute()
-    raise StudyError(
-        f"{places[0]}: too long a path for Ray's sockets, and /tmp can't be written; set RAY_TMPDIR to a folder whose "
-        f"path has {_longest()} bytes at most"
-    )
+    place = _place()
+    with temporary_folder(place.absolute()) as folder:
+        if _fits(folder):
+            yield folder
+            return
+        if not os.access(SHORT, os.W_OK | os.X_OK):
+            raise StudyError(
+                f"{place}: too long a path for Ray's sockets, and {SHORT} can't be written; set RAY_TMPDIR to a folder "
+                f"whose path has {LONGEST_PATH - len(SOCKET) - len(folder.name) - 1} bytes at most"
+            )
+        with temporary_folder(SHORT) as beside:
+            (beside / "ray").symlink_to(folder)
+            yield beside / "ray"
 
 
-def _longest() -> int:
-    return sys.maxsize if sys.platform == "win32" else LONGEST_PATH - len(SOCKET)
+def _place() -> Path:
+    """The folder for temporary files that the user has named, or the system has.
+
+    Raises:
+        StudyError: the user's for Ray can't be written.
+    """
+    named = os.environ.get("RAY_TMPDIR")
+    if not named:
+        return temporary_place()
+    with suppress(OSError):
+        Path(named).mkdir(parents=True, exist_ok=True)
+    if not os.access(named, os.W_OK | os.X_OK):
+        raise StudyError(f"RAY_TMPDIR={named}: can't be written; name a folder for Ray's temporary files")
+    return Path(named)
+
+
+def _fits(folder: Path) -> bool:
+    return sys.platform == "win32" or len(os.fsencode(folder)) + len(SOCKET) <= LONGEST_PATH
 
 
 @contextmanager
