@@ -244,7 +244,7 @@ def test_a_sweep_as_a_job(head, tmp_path, demo_store):
         wait_for(lambda: records(tmp_path, "quick"), first)
         with started(*submit, folder=tmp_path, **token) as second:
             assert "hilbert-quick-1 is running: following it" in second.stderr.readline()
-            assert "held-out documents" in next(line for line in second.stdout if "adult" in line)
+            assert "held-out documents" in next(line for line in second.stdout if "adult," in line)
             refused = hilbert(*submit, "--set", "trials=60", folder=tmp_path, **token)
             assert refused.returncode == 2
             assert "running with other arguments" in refused.stderr
