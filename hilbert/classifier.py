@@ -52,7 +52,11 @@ def documents_of(store: FeatureStore) -> NDArray[np.object_]:
     """The documents of a feature store as X: pairs [N] of views of the memory-mapped files, None where there are none.
 
     `store.documents[column]` is the y beside it, `store.groups` the groups.
+
+    Raises:
+        StoreError: the files have changed since they were written, see `FeatureStore.verify`.
     """
+    store.verify()
     pairs = np.empty(len(store), dtype=object)
     for document in range(len(store)):
         parts = (None if whole is None else whole[document] for whole in (store.audio, store.text))

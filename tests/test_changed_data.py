@@ -14,6 +14,7 @@ from sweeps import write_study
 from synthetic import fit_config, make_fold, make_store
 
 from hilbert import store_checks, verified
+from hilbert.classifier import documents_of
 from hilbert.errors import LabelsChangedError, StoreError
 from hilbert.features import FeatureStore
 from hilbert.training import fit
@@ -127,6 +128,8 @@ def test_replaced_features_are_noticed_before_they_are_used(store, tmp_path, nam
 def test_changed_features_are_not_passed_on_as_right_ones(store, tmp_path):
     edit_features(store.folder)
     opened = FeatureStore.open(store.folder)
+    with pytest.raises(StoreError, match=r"audio\.npy: its contents have changed"):
+        documents_of(opened)
     with pytest.raises(StoreError, match=r"audio\.npy: its contents have changed"):
         opened.write_part(tmp_path / "part", [0, 1])
     with pytest.raises(StoreError, match=r"audio\.npy: its contents have changed"):
