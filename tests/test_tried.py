@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from contests import make
 from rich.console import Console
 from sweeps import hilbert
 
+from tune.card import _quality
 from tune.choice import by_hand, choose
 from tune.comparison import ranking, show, show_winner
 from tune.contest import best_trial, contest
@@ -172,3 +174,25 @@ def test_repeated_trials_of_an_older_version_count_once_everywhere(tmp_path, qui
     verdict = judge(material)
     text = caution(material, verdict, worth(material, verdict, {}))
     assert "the best of 2 configurations" in text or np.isnan(material.study.trials["cv/auc_pooled"]).any()
+
+
+# ---- the model card --------------------------------------------------------------------------------------------------
+
+
+def card_of(made, trial):
+    made_of = {"trial": trial, "folds": {"n_splits": 5, "repeats": 1}, "how": "refit"}
+    return _quality(SimpleNamespace(made=made_of), made)
+
+
+def test_the_card_counts_those_that_could_be_chosen_each_once():
+    made = with_repeats(make([2, 1, 1, 1, 1], failed={3: [1]}), {4: 1})
+    assert "chosen among 3 by these same folds" in card_of(made, best_trial(made))
+    assert "the best of 3 configurations" in printed(show_winner, made)
+
+
+def test_the_card_calls_it_single_only_where_nobody_was_left_out():
+    assert "A single configuration was tried" in card_of(make([1]), 0)
+    text = card_of(make([2, 1], failed={1: [0]}), 0)
+    assert "a fold failed in t001" in text
+    assert "single" not in text
+    assert "Publish the second" not in text
