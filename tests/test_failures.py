@@ -1,9 +1,9 @@
 """Failed fold jobs: which run again by the same command, and that they count then everywhere."""
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from in_process import InProcess, uri, well
 from sweeps import write_study
 
 import tune.job
@@ -12,8 +12,6 @@ import tune.sweep
 from hilbert.features import FeatureStore
 from tune.archive import Archive
 from tune.failures import SweepError, is_outside
-from tune.job import open_store, run_job
-from tune.room import Room
 from tune.search import Search
 from tune.study_file import load_study
 from tune.tracking import connect, read_study, search_runs
@@ -46,60 +44,13 @@ def test_what_no_configuration_causes_is_told_from_what_one_may(error, outside):
 # ---- whole sweeps, in this process -----------------------------------------------------------------------------------
 
 
-class Here:
-    """Runs the ledger's fold jobs in this process, one after another; `fault` may break something, or name an error."""
-
-    def __init__(self, monkeypatch):
-        self.monkeypatch, self.ran, self.fault = monkeypatch, [], well
-        monkeypatch.setattr(tune.sweep.scheduling, "ray_cluster", self.cluster)
-        monkeypatch.setattr(tune.sweep.scheduling, "run_ledger", self.run_ledger)
-        monkeypatch.setattr(tune.sweep, "new_board", lambda _folder: None)
-        monkeypatch.setattr(tune.recorder, "draw_trial", lambda _records, _tasks, folder: (folder / "a.png").touch())
-
-    @contextmanager
-    def cluster(self, resources):
-        yield Room(resources, lambda: [{"CPU": 1.0}])
-
-    def run_ledger(self, ledger, data, *_arguments, **_named):
-        self.ran = []
-        while (job := ledger.next()) is not None:
-            self.ran.append((job.trial, job.fold))
-            open_store.cache_clear()
-            error = self.fault(job)
-            with self.monkeypatch.context() as patch:
-                if error is not None:
-                    patch.setattr(tune.job, "fit", raising(error))
-                ledger.take(job, run_job(job, data))
-        open_store.cache_clear()
-
-    def sweep(self, fault, *overrides):
-        self.fault = fault
-        study = load_study("study.yaml", ["resources.retries=0", *overrides])
-        return tune.sweep.run_sweep(study, uri=uri())
-
-
-def uri():
-    return f"sqlite:///{Path.cwd()}/mlflow.db"
-
-
-def well(_job):
-    return None
-
-
-def raising(error):
-    def fit(*_arguments, **_named):
-        raise error
-
-    return fit
-
-
 @pytest.fixture
 def here(monkeypatch, tmp_path, demo_store):
     """A study of three configurations on three folds, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     FeatureStore.open(demo_store).write_part("features", range(60))
     write_study(tmp_path, features="features", tasks={"gender": "binary"}, trials=3)
-    return Here(monkeypatch)
+    return InProcess(monkeypatch)
 
 
 def statuses(level):
