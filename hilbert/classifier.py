@@ -27,7 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 from hilbert.cells import ALIKE, number, suspected_codes, told_counts, twins
 from hilbert.config import FitConfig, LossConfig, ModelConfig, TrainConfig
 from hilbert.documents import Documents
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.features import FeatureStore
 from hilbert.folds import SMALLEST_INNER, Fold, make_folds
 from hilbert.groups import group_codes
@@ -194,7 +194,7 @@ class HilbertClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Class
 def _plain(name: str, section: object) -> dict[str, Any]:
     """A section with Python's numbers in place of numpy's, which searches over parameters draw."""
     if not isinstance(section, Mapping):
-        raise InputError(f"{name}: must be a mapping of names to values, such as {{...}}, not {section!r}")
+        raise InputError(f"{name}: must be a mapping of names to values, such as {{...}}, not {shown(section)}")
     return {str(key): value.item() if isinstance(value, np.generic) else value for key, value in section.items()}
 
 
@@ -207,9 +207,9 @@ def _told(fault: Any) -> str:
         case "extra_forbidden":
             fields = SECTIONS[fault["loc"][0]].model_fields
             near = difflib.get_close_matches(str(fault["loc"][-1]), fields, n=1, cutoff=0.5)
-            known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(fields)}"
+            known = f"did you mean {shown(near[0])}?" if near else f"known are {', '.join(fields)}"
             return f"{key}: unknown; {known}"
-    return f"{key}: {fault['msg']}, not {fault['input']!r}"
+    return f"{key}: {fault['msg']}, not {shown(fault['input'])}"
 
 
 # --- documents and labels ---------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def _part(codes: NDArray[np.int64], groups: Sequence[object] | None, fraction: f
     """Which documents train, and which choose the epoch: dealt by `make_folds`, as its held-out parts are."""
     count, nobody = len(codes), np.empty(0, np.int64)
     if not isinstance(fraction, int | float) or isinstance(fraction, bool) or not 0 <= fraction <= 0.5:
-        raise InputError(f"inner_fraction: must be a number from 0 to 0.5, not {fraction!r}")
+        raise InputError(f"inner_fraction: must be a number from 0 to 0.5, not {shown(fraction)}")
     of_group = group_codes(groups, count)
     if not fraction:
         return Fold(np.arange(count), nobody, nobody)

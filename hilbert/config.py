@@ -174,7 +174,9 @@ class TaskConfig(Section):
             "regression": (count == 0, "no classes"),
         }[self.kind]
         if not fits or len(set(self.classes)) < count or "" in self.classes:
-            raise ValueError(f"a {self.kind} task has {needed}, each with a name of its own, not {list(self.classes)}")
+            raise ValueError(
+                f"a {self.kind} task has {needed}, each with a name of its own, not {shown(list(self.classes))}"
+            )
         return self
 
     @property

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilbert.cells import tidy
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.plausible import LARGEST, implausible
 
 __all__ = ["Documents", "Segments"]
@@ -92,7 +92,9 @@ class Documents:
             parts[modality] = _pack(modality, [pair[place] for pair in split], ids, dim)
         bare = (np.diff(parts["audio"].offsets) + np.diff(parts["text"].offsets)) == 0
         if bare.any():
-            raise InputError(f"document {ids[int(bare.argmax())]!r}: has neither audio nor text features; leave it out")
+            raise InputError(
+                f"document {shown(ids[int(bare.argmax())])}: has neither audio nor text features; leave it out"
+            )
         return cls(parts["audio"], parts["text"], _table(ids, labels))
 
 
@@ -107,7 +109,7 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
     tidied = [tidy(name) for name in ids]
     if len(set(tidied)) < count:
         repeated = next(name for number, name in enumerate(ids) if tidied[number] in tidied[:number])
-        raise InputError(f"document {repeated!r}: named twice; every document needs a name of its own")
+        raise InputError(f"document {shown(repeated)}: named twice; every document needs a name of its own")
     return ids
 
 
@@ -135,16 +137,16 @@ def _pair(pair: Any, name: str) -> tuple[Any, Any]:
 
 def _pack(modality: str, given: Sequence[Any], names: Sequence[str], dim: int | None) -> Segments:
     """One modality of all documents, checked."""
-    arrays = [_matrix(value, f"{modality} of document {name!r}") for value, name in zip(given, names, strict=True)]
+    arrays = [_matrix(value, f"{modality} of document {shown(name)}") for value, name in zip(given, names, strict=True)]
     source = "the model"
     for array, name in zip(arrays, names, strict=True):
         if array is None:
             continue
         if dim is None:
-            dim, source = array.shape[1], f"document {name!r}"
+            dim, source = array.shape[1], f"document {shown(name)}"
         if array.shape[1] != dim:
             told = f"{array.shape[1]} features a segment where {source} has {dim}; all need the same"
-            raise InputError(f"{modality} of document {name!r}: {told}")
+            raise InputError(f"{modality} of document {shown(name)}: {told}")
     if dim is None:
         raise InputError(f"no document has {modality} features, and HILBERT needs both modalities in some of them")
     present = [np.zeros((0, dim), np.float32) if array is None else array for array in arrays]

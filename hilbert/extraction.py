@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from hilbert.cohort import Cohort, raise_faults
 from hilbert.encoders import Encoder, Modality, load_encoder
-from hilbert.errors import InputError, LabelsChangedError, StoreError
+from hilbert.errors import InputError, LabelsChangedError, StoreError, shown
 from hilbert.features import FeatureStore, open_for_labels
 from hilbert.remarks import counts, lines, place_of
 from hilbert.shards import Encoded, Features, Shard, Stretch, Work, check_shard, encode_shard, plan, save, saved
@@ -121,13 +121,13 @@ def _check_arguments(
     if window is not None and not (window > 0 and math.isfinite(window)):
         raise InputError(f"window is {window:g}; give a number of seconds above 0")
     if dtype not in ("float32", "float16"):
-        raise InputError(f"dtype {dtype!r}: a feature store holds float32 or float16")
+        raise InputError(f"dtype {shown(dtype)}: a feature store holds float32 or float16")
     if on_error not in ("fail", "skip"):
-        raise InputError(f"on_error {on_error!r}: give fail or skip")
+        raise InputError(f"on_error {shown(on_error)}: give fail or skip")
     used = [column for column, encoder in (("audio", audio), ("text", text)) if encoder is not None]
     filled = set(cohort.segments.loc[cohort.segments[used].notna().any(axis=1), "document_id"])
     bare = [
-        f"documents.csv row {row}: document {name!r} has no {used[0]}; give an encoder for its other modality, or "
+        f"documents.csv row {row}: document {shown(name)} has no {used[0]}; give an encoder for its other modality, or "
         "delete the row"
         for row, name in cohort.documents["document_id"].items()
         if name not in filled
@@ -211,7 +211,7 @@ def _difference(store: FeatureStore, work: Work) -> str:
             return f"{modality}: the store there has it, and this extraction leaves it out"
         if there is not None and wanted is not None and there != wanted:
             told = [
-                f"{key} {there.get(key)!r} instead of {wanted.get(key)!r}"
+                f"{key} {shown(there.get(key))} instead of {shown(wanted.get(key))}"
                 for key in [*wanted, *(key for key in there if key not in wanted)]
                 if there.get(key) != wanted.get(key)
             ]
@@ -381,7 +381,7 @@ def _by_document(
 
 def _check_left(cohort: Cohort, values: Mapping[str, Sequence[Features]]) -> None:
     bare = [
-        f"documents.csv row {row}: document {name!r}"
+        f"documents.csv row {row}: document {shown(name)}"
         for place, (row, name) in enumerate(cohort.documents["document_id"].items())
         if not any(len(of_one[place]) for of_one in values.values())
     ]

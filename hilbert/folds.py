@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hilbert.cells import tidy
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.groups import group_codes, twin_groups
 
 Rows = NDArray[np.int64]
@@ -258,7 +258,7 @@ def _class_columns(tasks: Tasks, order: Rows) -> Counts:
     columns: list[NDArray[np.generic]] = [np.ones(len(order))]
     for name, (values, kind) in _unpacked(tasks).items():
         if len(values) != len(order):
-            raise InputError(f"task {name!r}: {len(values)} labels for {len(order)} documents")
+            raise InputError(f"task {shown(name)}: {len(values)} labels for {len(order)} documents")
         classes = _quantile_bins(values) if kind == "regression" else values
         columns += [is_member[order] for is_member in _class_members(classes).values()]
     return np.column_stack(columns).astype(np.float64)

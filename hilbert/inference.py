@@ -16,7 +16,7 @@ from hilbert.cells import number, tidy, told_counts
 from hilbert.cohort import DOCUMENTS, SEGMENTS, Cohort
 from hilbert.config import TaskConfig
 from hilbert.encoders import Modality, load_encoder
-from hilbert.errors import InputError, StoreError
+from hilbert.errors import InputError, StoreError, shown
 from hilbert.extraction import extract
 from hilbert.features import FeatureStore
 from hilbert.label_cells import read_labels
@@ -118,18 +118,18 @@ def check_encoders(release: Release, encoders: Mapping[str, Mapping[str, Any]], 
     for name in MODALITIES:
         if name not in encoders:
             raise StoreError(
-                f"{where}: holds no {name} features, and {release.name!r} needs both; extract with --{name}"
+                f"{where}: holds no {name} features, and {shown(release.name)} needs both; extract with --{name}"
             )
         trained, found = release.encoders[name], encoders[name]
         free = FREE if trained.get("revision") and found.get("revision") else ()
         told = [
-            f"{key} {found.get(key)!r} instead of {trained.get(key)!r}"
+            f"{key} {shown(found.get(key))} instead of {shown(trained.get(key))}"
             for key in [*trained, *(key for key in found if key not in trained)]
             if found.get(key) != trained.get(key) and key not in free
         ]
         if told:
             raise StoreError(
-                f"{where}: {name} features of another encoder than {release.name!r} was trained with"
+                f"{where}: {name} features of another encoder than {shown(release.name)} was trained with"
                 f" ({trained.get('name')}): {', '.join(told)}; extract them with that one"
             )
 
@@ -138,7 +138,7 @@ def _encoder_name(release: Release, name: str) -> str:
     found = release.encoders[name].get("name")
     if not found:
         raise InputError(
-            f"{release.name!r} was trained on {name} features of unknown origin: no cohort can be encoded for it;"
+            f"{shown(release.name)} was trained on {name} features of unknown origin: no cohort can be encoded for it;"
             " give a feature store"
         )
     return str(found)

@@ -23,7 +23,7 @@ from hilbert.batches import Features, IntArray, RaggedArray, modality, segment_r
 from hilbert.calibration import Calibrator
 from hilbert.config import TaskConfig
 from hilbert.encoders.base import Modality
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.files import digest, write_text
 from hilbert.learned import NAME as LEARNED
 from hilbert.learned import LearnedFrom, Seen
@@ -109,7 +109,9 @@ class Release:
         for name, dim in self.dims.items():
             found = modality(features, name).values.shape[1]
             if found != dim:
-                raise InputError(f"{name} features have {found} dimensions, and {self.name!r} was trained on {dim}")
+                raise InputError(
+                    f"{name} features have {found} dimensions, and {shown(self.name)} was trained on {dim}"
+                )
         everyone = range(len(modality(features, "audio").offsets) - 1)
         rows = np.asarray(everyone if documents is None else documents, dtype=np.int64)
         outputs: list[list[Outputs]] = [[] for _ in self.members]
@@ -150,7 +152,7 @@ class Release:
             for task in self.tasks
         }
         for task, values in means.items():
-            check_numbers(values, told, what=f"{self.name!r} predicts {task}")
+            check_numbers(values, told, what=f"{shown(self.name)} predicts {task}")
         return Predicted(
             documents=told,
             tasks=self.tasks,

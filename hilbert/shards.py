@@ -25,7 +25,7 @@ from pydantic import Field, TypeAdapter
 from hilbert.audio import SAMPLE_RATE, listen, was_misread, windows
 from hilbert.cohort import Cohort
 from hilbert.encoders import Encoder, Modality
-from hilbert.errors import CohortError, EncoderError
+from hilbert.errors import CohortError, EncoderError, shown
 from hilbert.files import digest, write_bytes, write_text
 from hilbert.reading import Content, Fault, checked, content_of, parse_json, read_array
 from hilbert.recordings import Recording, examine
@@ -243,7 +243,7 @@ def encode_shard(shard: Shard, encoder: Encoder, folder: Path) -> Encoded:
     for group in _contents(shard, folder, failures, notes):
         values = encoder.encode(group)
         if values.shape != (len(group), encoder.dim) or not np.isfinite(values).all():
-            what = f"encoder {encoder.description.get('name')!r}"
+            what = f"encoder {shown(encoder.description.get('name'))}"
             raise EncoderError(f"{what}: gave {list(values.shape)} for {len(group)} segments, or values not finite")
         parts.append(values)
     return Encoded(np.concatenate(parts), failures, notes)
@@ -275,7 +275,7 @@ def _contents(
                 notes[position] = sound.notes
         except CohortError as error:
             # Without the path, which is another one for the same content, and on another computer.
-            failures[position] = str(error).removeprefix(f"{path}: ").replace(f"Error opening {str(path)!r}: ", "")
+            failures[position] = str(error).removeprefix(f"{path}: ").replace(f"Error opening {shown(str(path))}: ", "")
         if sum(map(len, group)) > _SECONDS_AT_ONCE * SAMPLE_RATE:
             yield group
             group = []

@@ -74,14 +74,14 @@ def clean_documents(documents: pd.DataFrame) -> pd.DataFrame:
         raise StoreError("documents: needs a column 'document_id' and at least one row")
     if len(set(columns)) < len(columns):
         twice = next(column for column in columns if columns.count(column) > 1)
-        raise StoreError(f"documents: {twice!r} appears twice; every document and column needs a name of its own")
+        raise StoreError(f"documents: {shown(twice)} appears twice; every document and column needs a name of its own")
     table = documents.set_axis(columns, axis=1)
     names = ["" if pd.isna(name) else tidy(str(name)) for name in table["document_id"]]
     if "" in names:
         raise StoreError(f"documents: row {names.index('') + 1} has no document_id")
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise StoreError(f"documents: {twice!r} appears twice; every document and column needs a name of its own")
+        raise StoreError(f"documents: {shown(twice)} appears twice; every document and column needs a name of its own")
     kept = table.loc[:, [column.lower() not in PRIVATE_COLUMNS for column in columns]].assign(document_id=names)
     people = read_people(kept, name="documents")
     if people.faults:
@@ -101,7 +101,7 @@ def write_modality(
 ) -> dict[str, Any]:
     """Write one modality's three files, one document at a time; its entry for the manifest, without the encoder."""
     if dtype not in ("float32", "float16"):
-        raise StoreError(f"dtype {dtype!r}: a feature store holds float32 or float16")
+        raise StoreError(f"dtype {shown(dtype)}: a feature store holds float32 or float16")
     dim = _common_dim(modality, arrays, names)
     offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int64)
     values_file, offsets_file, segments_file = (folder / file for file in files_of(modality))
@@ -113,7 +113,7 @@ def write_modality(
         }
         np.lib.format.write_array_header_1_0(file, header)
         for name, array in zip(names, arrays, strict=True):
-            file.write(_as_stored(array, dtype, f"{modality} of document {name!r}").tobytes())
+            file.write(_as_stored(array, dtype, f"{modality} of document {shown(name)}").tobytes())
     np.save(offsets_file, offsets, allow_pickle=False)
     np.save(segments_file, _segment_numbers(modality, numbers, arrays, names), allow_pickle=False)
     return {"dim": dim, "dtype": dtype, "segments": int(offsets[-1])}
@@ -128,10 +128,10 @@ def _common_dim(modality: str, arrays: Sequence[Array], names: Sequence[str]) ->
     for name, array in zip(names, arrays, strict=True):
         if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "fiu":
             shape = f"{array.dtype} {list(array.shape)}"
-            raise StoreError(f"{modality} of document {name!r}: {shape}; an array of numbers [S_i, D] is needed")
+            raise StoreError(f"{modality} of document {shown(name)}: {shape}; an array of numbers [S_i, D] is needed")
         dims.setdefault(int(array.shape[1]), name)
     if len(dims) > 1:
-        told = ", ".join(f"{dim} in {name!r}" for dim, name in list(dims.items())[:3])
+        told = ", ".join(f"{dim} in {shown(name)}" for dim, name in list(dims.items())[:3])
         raise StoreError(f"{modality}: the number of features differs between documents ({told}); all need the same")
     return next(iter(dims))
 
@@ -159,7 +159,9 @@ def _segment_numbers(
         raise StoreError(f"{modality}: segment numbers for {len(flat)} of {len(arrays)} documents")
     for name, one, array in zip(names, flat, arrays, strict=True):
         if len(one) != len(array):
-            raise StoreError(f"{modality} of document {name!r}: {len(one)} segment numbers for {len(array)} segments")
+            raise StoreError(
+                f"{modality} of document {shown(name)}: {len(one)} segment numbers for {len(array)} segments"
+            )
     return np.concatenate(flat)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from hilbert.cells import tidy
+from hilbert.errors import shown
 from hilbert.exports import more_headers, no_table, not_utf8, wrong_layout
 
 _LONGEST_CELL = 2**31 - 1  # a whole transcript may stand in one cell; the csv module stops at 128 KiB unless told
@@ -65,7 +66,7 @@ def _records(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
 
 def _header_faults(columns: list[str], name: str) -> list[str]:
     faults = [
-        f"{name} row 1: column {column!r} appears {columns.count(column)} times; every column needs its own name"
+        f"{name} row 1: column {shown(column)} appears {columns.count(column)} times; every column needs its own name"
         for column in dict.fromkeys(columns)
         if column and columns.count(column) > 1
     ]

@@ -132,7 +132,7 @@ def _encode(documents: pd.DataFrame, name: str, wanted: str | Mapping[str, Any])
     )
     if not any(text is not None for text in read.texts):
         told = f" ({told_counts(read.missing)})" if read.missing else ""
-        return [f"task {name!r}: no document has a label{told}; fill in the column, or leave the task out"]
+        return [f"task {shown(name)}: no document has a label{told}; fill in the column, or leave the task out"]
     if declared["kind"] == "regression":
         return _regression(name, cells, read)
     return _classification(name, cast("Kind", declared["kind"]), names, cells, read)
@@ -148,43 +148,46 @@ def _column(documents: pd.DataFrame, name: str) -> str | None:
 def _unknown_column(documents: pd.DataFrame, name: str) -> str:
     columns = [str(column) for column in documents.columns if column not in _NOT_TASKS]
     near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"task {name!r}: no such label column; {hint}there are: {', '.join(columns) or 'none'}"
+    hint = f"did you mean {shown(near[0])}? " if near else ""
+    return f"task {shown(name)}: no such label column; {hint}there are: {', '.join(columns) or 'none'}"
 
 
 def _declaration_faults(name: str, declared: Mapping[str, Any]) -> list[str]:
     kind, classes = declared.get("kind"), declared.get("classes")
     faults = [
-        f"task {name!r}: unknown key {key!r}; a task has kind and classes"
+        f"task {shown(name)}: unknown key {shown(key)}; a task has kind and classes"
         for key in declared
         if key not in ("kind", "classes", "missing_values")
     ]
     codes = declared.get("missing_values")
     if codes is not None and (isinstance(codes, str) or not isinstance(codes, Sequence)):
-        faults.append(f"task {name!r}: missing_values is {shown(codes)}; write a list: [-99, unknown]")
+        faults.append(f"task {shown(name)}: missing_values is {shown(codes)}; write a list: [-99, unknown]")
         codes = None
     if kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        faults.append(f"task {name!r}: kind is {kind!r}; " + (f"did you mean {near[0]!r}?" if near else _one_of(KINDS)))
+        faults.append(
+            f"task {shown(name)}: kind is {shown(kind)}; "
+            + (f"did you mean {shown(near[0])}?" if near else _one_of(KINDS))
+        )
     if classes is None:
         return faults
     if kind == "regression":
-        return [*faults, f"task {name!r}: a regression has no classes; delete them"]
+        return [*faults, f"task {shown(name)}: a regression has no classes; delete them"]
     if isinstance(classes, str) or not isinstance(classes, Sequence):
-        return [*faults, f"task {name!r}: classes is {classes!r}; write a list: [low, high]"]
+        return [*faults, f"task {shown(name)}: classes is {shown(classes)}; write a list: [low, high]"]
     if any(isinstance(one, bool) for one in classes):  # YAML reads no, yes, on, off, true, false so
-        return [*faults, f"task {name!r}: classes hold true or false; put quotes around them: ['no', 'yes']"]
+        return [*faults, f"task {shown(name)}: classes hold true or false; put quotes around them: ['no', 'yes']"]
     names = [tidy(str(one)) for one in classes]
     both = [one for one in names if matches(one, [tidy(str(code)) for code in codes or ()]) is not None]
     if both:
         faults.append(
-            f"task {name!r}: {shown(both[0])} is both a class and among missing_values; leave it out of one of them"
+            f"task {name!r}: {both[0]!r} is both a class and among missing_values; leave it out of one of them"
             " (missing_values may be given by task)"
         )
     if len(set(names)) < max(2, len(names)) or "" in names:
-        faults.append(f"task {name!r}: classes are {names}; name at least two, each once")
+        faults.append(f"task {shown(name)}: classes are {shown(names)}; name at least two, each once")
     if kind == "binary" and len(names) != 2:
-        faults.append(f"task {name!r}: binary with {len(names)} classes; name two, the positive one second")
+        faults.append(f"task {shown(name)}: binary with {len(names)} classes; name two, the positive one second")
     return faults
 
 
@@ -220,7 +223,9 @@ def _regression(name: str, cells: Sequence[tuple[int, str | None]], read: ReadLa
     values = np.array([math.nan if text is None else float(text) for text in read.texts])
     distinct = np.unique(values[~np.isnan(values)])
     if len(distinct) < 2:
-        return [f"task {name!r}: all labels are {distinct[0]:g}; a constant can't be predicted, leave the task out"]
+        return [
+            f"task {shown(name)}: all labels are {distinct[0]:g}; a constant can't be predicted, leave the task out"
+        ]
     literal = np.array([math.nan if text is None else _finite(text) or 0.0 for _, text in cells])
     notes = suspicions(name, [value for value in values.tolist() if not math.isnan(value)])
     same = np.array_equal(values, literal, equal_nan=True)
@@ -271,10 +276,10 @@ def _classification(
     if not declared:
         faults += _twin_faults(name, found)
     if len(found) == 1:
-        faults.append(f"task {name!r}: all labels are {told}; a task needs two classes or more, leave it out")
+        faults.append(f"task {shown(name)}: all labels are {told}; a task needs two classes or more, leave it out")
     elif kind == "binary" and len(found) != 2 and not faults:
         faults.append(
-            f"task {name!r}: binary, but there are {len(found)} values: {told}; mend them, or use multiclass"
+            f"task {shown(name)}: binary, but there are {len(found)} values: {told}; mend them, or use multiclass"
             + _hint(found)
         )
     if faults:

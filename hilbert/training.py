@@ -18,7 +18,7 @@ import torch
 
 from hilbert.batches import Features
 from hilbert.config import FitConfig
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.folds import Fold, defined_folds
 from hilbert.metrics import auc
 from hilbert.model import Hilbert
@@ -236,4 +236,4 @@ def choose_device(name: str) -> torch.device:
         return torch.zeros((), device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"train.device: {name!r} can't be used here ({reason}); write auto or cpu") from None
+        raise InputError(f"train.device: {shown(name)} can't be used here ({reason}); write auto or cpu") from None

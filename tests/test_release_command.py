@@ -308,7 +308,7 @@ def test_an_ensemble_is_the_fold_models_of_the_sweep(here, scratch, demo_store):
     ("arguments", "message"),
     [
         (("nothing", "--name", "a"), "no study 'nothing'"),
-        (("quick", "--name", "a/b"), "--name a/b: letters"),
+        (("quick", "--name", "a/b"), "--name 'a/b': letters"),
         (("quick", "--name", "a", "--trial", "9"), "no configuration 9"),
         (("quick", "--name", "a", "--output", "studies"), "is there already"),
         (("quick", "--name", "a", "--features", "elsewhere"), "elsewhere: no such feature store"),

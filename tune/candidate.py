@@ -58,7 +58,7 @@ class Candidate:
     @property
     def words(self) -> str:
         """What is released, in a sentence."""
-        return f"t{self.trial:03d} of study {self.evidence.study.name!r}: {self.reason}"
+        return f"t{self.trial:03d} of study {shown(self.evidence.study.name)}: {self.reason}"
 
     @property
     def folds(self) -> Sequence[Fold]:
@@ -146,7 +146,7 @@ def make_candidate(client: Client, study: str, trial: str | None, *, features: s
     number = choice.trial
     evidence.row(number)  # its predictions can be had
     content = evidence.configurations[number]
-    config = _configuration(content, f"t{number:03d} of study {study!r}")
+    config = _configuration(content, f"t{number:03d} of study {shown(study)}")
     plan = _plan(client, study, content["features"], features)
     run = str(evidence.study.trials.set_index("trial").loc[number, "run"])
     return Candidate(
@@ -169,7 +169,9 @@ def _choice(client: Client, evidence: Evidence, trial: str | None) -> Choice:
         return chosen
     best = best_trial(evidence)
     if best is None:
-        raise InputError(f"study {evidence.study.name!r} has no complete configuration: there is nothing to release")
+        raise InputError(
+            f"study {shown(evidence.study.name)} has no complete configuration: there is nothing to release"
+        )
     return Choice(best, "best", f"the best by {evidence.study.objective}, since nothing was chosen by 'hilbert select'")
 
 
@@ -178,9 +180,11 @@ def _plan(client: Client, name: str, store: str, folder: str | None) -> Plan:
     with temporary_folder() as beside:
         files = study_files(client, name, beside)
         if files is None:
-            raise StudyError(f"study {name!r}: its artifacts lack the study file; 'hilbert sync {name}' writes it")
+            raise StudyError(f"study {shown(name)}: its artifacts lack the study file; 'hilbert sync {name}' writes it")
         study = _with_places(load_study(files / "study.yaml"), store, folder)
-        with explained(f"study {name!r}: its data.json in MLflow", StudyError, f"'hilbert sync {name}' writes it anew"):
+        with explained(
+            f"study {shown(name)}: its data.json in MLflow", StudyError, f"'hilbert sync {name}' writes it anew"
+        ):
             recorded = read_data(files / "data.json", whole=True)
             if store not in recorded["stores"]:
                 raise Damaged(f"it has no feature store {shown(store)}")
@@ -202,7 +206,7 @@ def _with_places(study: Study, store: str, folder: str | None) -> Study:
             kept = Archive(Path(study.storage) / study.study).study_file()["features"]
         except HilbertError:
             raise StudyError(
-                f"study {study.study!r}: where its features lie isn't recorded, since its ids are hashed, and"
+                f"study {shown(study.study)}: where its features lie isn't recorded, since its ids are hashed, and"
                 f" {Path(study.storage) / study.study} isn't here: run the command where the sweep was run, or name"
                 " them with --features"
             ) from None
@@ -221,5 +225,5 @@ def _best_epochs(client: Client, study: str, run: str) -> list[int]:
     found = search_runs(client, experiment, f"tags.`hilbert.level` = '{FOLD}' and tags.`mlflow.parentRunId` = '{run}'")
     epochs = [int(one.data.metrics["best_epoch"]) for one in found if "best_epoch" in one.data.metrics]
     if not epochs:
-        raise StudyError(f"study {study!r}: MLflow lacks its fold jobs; 'hilbert sync {study}' writes them")
+        raise StudyError(f"study {shown(study)}: MLflow lacks its fold jobs; 'hilbert sync {study}' writes them")
     return epochs

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from hilbert.config import FitConfig
-from hilbert.errors import HilbertError, InputError, StoreError, StudyError
+from hilbert.errors import HilbertError, InputError, StoreError, StudyError, shown
 from hilbert.inference import check_encoders
 from hilbert.metrics import Array, PairedTest, Promotion, corrected_resampled_ttest, promotion
 from hilbert.reading import first_fault
@@ -105,7 +105,7 @@ def challenge(client: Client, candidate: Candidate, present: Registered, console
         )
     for task in tasks:
         if release.tasks[task].classes != candidate.evidence.tasks[task].classes:
-            raise InputError(f"{present.uri} knows other classes of {task!r}; release under another --name")
+            raise InputError(f"{present.uri} knows other classes of {shown(task)}; release under another --name")
     _check_made(release, present)
     recorded = _recorded(client, candidate.evidence, release.made)
     theirs = recorded or _trained(candidate, release, present, console)

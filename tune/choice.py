@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.metrics import Array, mean_and_se
 from tune.evidence import Client, Evidence, named, trial_number
 from tune.runs import log_batch
@@ -78,12 +78,12 @@ def choose(evidence: Evidence, rule: str) -> Decision:
         InputError: no such rule, no configuration is complete, or the rule can't be applied to them.
     """
     if rule not in RULES:
-        raise InputError(f"no rule {rule!r}; there are {', '.join(RULES)}")
+        raise InputError(f"no rule {shown(rule)}; there are {', '.join(RULES)}")
     study = evidence.study
     ranked = _complete(study)
     candidates = ranked[ranked["trial"].isin(evidence.trials)].reset_index(drop=True)
     if not len(candidates):
-        raise InputError(f"study {study.name!r} has no complete configuration, of which one could be chosen")
+        raise InputError(f"study {shown(study.name)} has no complete configuration, of which one could be chosen")
     trial, reasons, table = {BEST: _best, ONE_SE: _one_se, PARETO: _pareto}[rule](evidence, candidates)
     lost = sorted(set(ranked["trial"]) & set(evidence.missing))
     if lost:
@@ -102,7 +102,7 @@ def by_hand(study: ReadStudy, trial: int | str, *, because: str = "") -> Decisio
     number = trial_number(str(trial))
     found = study.trials[study.trials["trial"] == number]
     if number is None or not len(found):
-        raise InputError(f"study {study.name!r} has no configuration {trial}; {usable}")
+        raise InputError(f"study {shown(study.name)} has no configuration {shown(trial)}; {usable}")
     if number not in set(complete["trial"]):
         raise InputError(f"t{number:03d} can't be chosen: {_why_not(found.iloc[0], study)}; {usable}")
     because = " ".join(because.split())
@@ -193,7 +193,7 @@ def _pareto(evidence: Evidence, candidates: pd.DataFrame) -> tuple[int, str, pd.
     study = evidence.study
     columns = {task: column for task in study.tasks if (column := _task_metric(candidates, task, study.objective))}
     if not columns:
-        raise InputError(f"no task of study {study.name!r} has an AUC that all complete configurations have")
+        raise InputError(f"no task of study {shown(study.name)} has an AUC that all complete configurations have")
     values = candidates[list(columns.values())].to_numpy(dtype=np.float64)
     front = pareto_front(values)
     regrets = values.max(0) - values[front]  # the best of each task lies on the front
@@ -262,7 +262,7 @@ def selected(client: Client, study: str) -> Choice | None:
     condition = f"tags.`hilbert.level` = '{TRIAL}' and tags.`hilbert.trial` = '{number}'"
     runs = search_runs(client, experiment.experiment_id, condition)
     if not runs:
-        raise InputError(f"study {study!r}: t{int(number):03d}, which was selected, is gone; select another one")
+        raise InputError(f"study {shown(study)}: t{int(number):03d}, which was selected, is gone; select another one")
     tags = runs[0].data.tags
     return Choice(int(number), tags.get(SELECTED, BY_HAND), tags.get(REASONS, ""))
 

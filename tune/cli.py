@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hilbert.errors import HilbertError, InputError
+from hilbert.errors import HilbertError, InputError, shown
 from tune.options import DONE, FAILED, INTERRUPTED, WRONG_INPUT, make_parser
 from tune.output import check_file, check_folder
 from tune.shadowing import hidden
@@ -177,7 +177,7 @@ def compare(options: argparse.Namespace) -> int:
 
     if options.output and options.pair:
         check_picture(options.output)
-    client = connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}")
+    client = connect_to_read(tracking_uri(options.tracking_uri), f"study {shown(options.study)}")
     if options.pair:
         return _compare_pair(client, options)
     if options.output:
@@ -233,7 +233,7 @@ def select(options: argparse.Namespace) -> int:
 
     if options.because is not None and options.trial is None:
         raise InputError("--because says why a configuration was chosen by hand: it needs --trial N")
-    client = connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}")
+    client = connect_to_read(tracking_uri(options.tracking_uri), f"study {shown(options.study)}")
     if options.trial is not None:
         decision = by_hand(read_study(client, options.study), options.trial, because=options.because or "")
     else:
@@ -255,7 +255,7 @@ def release(options: argparse.Namespace) -> int:
     if request.output is not None:
         check_folder(request.output)
     found = make_release(
-        connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}"), request, console()
+        connect_to_read(tracking_uri(options.tracking_uri), f"study {shown(options.study)}"), request, console()
     )
     with for_programs():
         print(found.version.uri)
@@ -292,7 +292,9 @@ def report(options: argparse.Namespace) -> int:
 
     output = options.output or Path(f"{options.study}-report.html")
     check_file(output)
-    write_report(connect_to_read(tracking_uri(options.tracking_uri), f"study {options.study!r}"), options.study, output)
+    write_report(
+        connect_to_read(tracking_uri(options.tracking_uri), f"study {shown(options.study)}"), options.study, output
+    )
     with for_programs():
         print(output)
     return DONE

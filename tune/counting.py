@@ -37,7 +37,7 @@ def check_defined(study: Study, labels: Mapping[str, Labels], folds: Sequence[Fo
     if labels[task].spec.kind == "regression":
         told = f"{documents} documents are labelled, in {of_groups} group"
     raise StudyError(
-        f"objective {study.objective}: the AUC of {task!r} is undefined. {_why(study.objective, len(folds))};"
+        f"objective {study.objective}: the AUC of {shown(task)} is undefined. {_why(study.objective, len(folds))};"
         f" {told}{'s' if of_groups > 1 else ''}. {_what_helps(study, labels, folds, task, of_groups)}"
     )
 
@@ -60,7 +60,7 @@ def _why(objective: str, folds: int) -> str:
 def _what_helps(study: Study, labels: Mapping[str, Labels], folds: Sequence[Fold], task: str, groups: int) -> str:
     others = [name for name in labels if name != task and name not in undefined_tasks(labels, folds, study.objective)]
     without = f"maximise another task (objective: {others[0]})" if others else "maximise another task"
-    without += f", or leave {task!r} out of tasks"
+    without += f", or leave {shown(task)} out of tasks"
     if groups < 2:
         return f"No split can both train on that class and hold it out: {without}"
     helps = []

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilbert.config import TaskConfig
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.folds import Fold
 from hilbert.spreadsheets import read_csv
 from hilbert.temporary import temporary_folder
@@ -72,7 +72,7 @@ def read_design(client: Client, study: ReadStudy) -> Design:
         return Design(tasks, ids, groups, folds, fold_of, fold_parts(splits, folds), totals)
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"study {study.name!r}: its files data.json and splits.csv in MLflow don't fit each other ({error});"
+            f"study {shown(study.name)}: its files data.json and splits.csv in MLflow don't fit each other ({error});"
             f" 'hilbert sync {study.name}' writes them anew"
         ) from None
 

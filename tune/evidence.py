@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hilbert.config import TaskConfig
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.metrics import Array, BiasCorrected, auc, bbc_cv, pooled_auc
 from hilbert.temporary import temporary_folder
 from tune.design import Design, read_design
@@ -88,7 +88,7 @@ class Evidence:
         """
         if trial not in self.trials:
             raise InputError(
-                f"t{trial:03d} of study {self.study.name!r} has no predictions; these have: {named(self.trials)}"
+                f"t{trial:03d} of study {shown(self.study.name)} has no predictions; these have: {named(self.trials)}"
             )
         return list(self.trials).index(trial)
 
@@ -339,12 +339,12 @@ def _scores(table: pd.DataFrame, design: Design, labels: Mapping[str, Array]) ->
     """
     absent = {"document_id", "fold", "task", "label", "class", "score"} - set(table.columns)
     if absent:
-        raise ValueError(f"has no column {min(absent)!r}")
+        raise ValueError(f"has no column {shown(min(absent))}")
     parts = {task: _part(table[table["task"] == task], task, design) for task in design.tasks}
     for task, (_, known) in parts.items():
         both = ~np.isnan(known) & ~np.isnan(labels[task])
         if (known[both] != labels[task][both]).any():
-            raise ValueError(f"has other labels of {task!r} than the trials before")
+            raise ValueError(f"has other labels of {shown(task)} than the trials before")
     for task, (_, known) in parts.items():
         np.copyto(labels[task], known, where=np.isnan(labels[task]))
     return {task: scores for task, (scores, _) in parts.items()}
@@ -359,15 +359,15 @@ def _part(table: pd.DataFrame, task: str, design: Design) -> tuple[Array, Array]
     repeat = fold // (design.folds // repeats)
     values = table["score"].to_numpy(dtype=np.float64)
     if (document < 0).any() or (place < 0).any():
-        raise ValueError(f"names documents or classes of {task!r} that the study's files don't")
+        raise ValueError(f"names documents or classes of {shown(task)} that the study's files don't")
     if ((fold < 0) | (fold >= design.folds)).any() or (design.fold_of[repeat, document] != fold).any():
         raise ValueError("holds other documents in a fold than study/splits.csv says")
     scores = np.full((repeats, len(design.documents), spec.outputs), np.nan)
     scores[repeat, document, place] = values
     if not np.isfinite(values).all() or np.isfinite(scores).sum() != len(values):
-        raise ValueError(f"has a score of {task!r} twice, or one that is no number")
+        raise ValueError(f"has a score of {shown(task)} twice, or one that is no number")
     if (np.isnan(scores).any(2) != np.isnan(scores).all(2)).any():
-        raise ValueError(f"lacks some classes of {task!r}")
+        raise ValueError(f"lacks some classes of {shown(task)}")
     labels = np.full(len(design.documents), np.nan)
     known = table["label"].notna().to_numpy()
     labels[document[known]] = _numbers(table["label"][known], spec)

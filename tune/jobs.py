@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from hilbert.errors import HilbertError, InputError
+from hilbert.errors import HilbertError, InputError, shown
 from tune.cluster import ClusterError
 from tune.redaction import printable
 from tune.tokens import token_file, use_token
@@ -85,7 +85,7 @@ def decide(study: str, jobs: Iterable[Job], command: str | None = None) -> Attac
     for _, job in sorted(mine.items()):
         if job.active and command not in (None, job.command):
             raise InputError(
-                f"study {study!r} is running with other arguments:\n  {job.command}\nnot\n  {command}\n"
+                f"study {shown(study)} is running with other arguments:\n  {job.command}\nnot\n  {command}\n"
                 "give those to follow it, or stop it first with --stop"
             )
         if job.active:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from hilbert import __version__
+from hilbert.errors import shown
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
@@ -90,7 +91,7 @@ def _workers(text: str) -> int | str:
         return text
     if text.isdecimal() and int(text):
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r}: give a number of 1 or more, or all")
+    raise argparse.ArgumentTypeError(f"{shown(text)}: give a number of 1 or more, or all")
 
 
 def _folder(text: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import Field, TypeAdapter
 
+from hilbert.errors import shown
 from hilbert.reading import Content, Damaged, checked, content_of, open_regular, parse_json
 
 MOST_ROWS = 100_000_000
@@ -142,11 +143,11 @@ def read_predictions(path: Path) -> pd.DataFrame:
 def _check_table(table: pd.DataFrame) -> None:
     absent = set(COLUMNS) - set(table.columns)
     if absent:
-        raise Damaged(f"it has no column {min(absent)!r}")
+        raise Damaged(f"it has no column {shown(min(absent))}")
     if not table.columns.is_unique:
         raise Damaged("it has a column twice")
     kinds = {name: pd.api.types.infer_dtype(table[name], skipna=name == "label") for name in COLUMNS}
     expected = {"fold": {"integer", "empty"}, "score": {"floating", "empty"}}
     for name, kind in kinds.items():
         if len(table) and kind not in expected.get(name, {"string", "empty"}):
-            raise Damaged(f"its column {name!r} holds {kind} values")
+            raise Damaged(f"its column {shown(name)} holds {kind} values")

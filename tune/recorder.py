@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from hilbert.config import TaskConfig
-from hilbert.errors import HilbertError, InputError
+from hilbert.errors import HilbertError, InputError, shown
 from hilbert.folds import Fold
 from tune import runs
 from tune.artifacts import check_location
@@ -203,7 +203,7 @@ class Recorder:
         except Exception as error:
             if getattr(error, "get_http_status_code", int)() == FORBIDDEN:
                 raise InputError(
-                    f"study {self.study.name!r}: MLflow at {self.client.tracking_uri} doesn't let you write to it,"
+                    f"study {shown(self.study.name)}: MLflow at {self.client.tracking_uri} doesn't let you write to it,"
                     " since somebody else made it; let them grant you MANAGE, or give the study another name"
                 ) from None
             raise HilbertError(f"MLflow at {self.client.tracking_uri}: {first_line(error)}") from None
@@ -220,7 +220,7 @@ class Recorder:
             return runs.create_experiment(self.client, self.study.name, tags)
         if found.lifecycle_stage != "active":
             raise InputError(
-                f"study {self.study.name!r}: its MLflow experiment was deleted; restore it with"
+                f"study {shown(self.study.name)}: its MLflow experiment was deleted; restore it with"
                 f" 'mlflow experiments restore -x {found.experiment_id}', or give the study another name"
             )
         if found.tags.get("hilbert.study") != self.study.identity:

@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from hilbert.calibration import METHODS, Calibrator, best_method, fit_on_repeats
-from hilbert.errors import HilbertError, InputError
+from hilbert.errors import HilbertError, InputError, shown
 from hilbert.features import FeatureStore
 from hilbert.files import unforeseen
 from hilbert.learned import LearnedFrom
@@ -118,7 +118,7 @@ def release(client: Client, request: Request, console: Console) -> Released:
 
 def _check(request: Request) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", request.name):
-        raise InputError(f"--name {request.name}: letters, digits, '_', '-' and '.', such as affect")
+        raise InputError(f"--name {shown(request.name)}: letters, digits, '_', '-' and '.', such as affect")
     if request.output is not None:
         if request.output.exists():
             raise InputError(f"--output {request.output}: is there already; name a new folder")
@@ -130,7 +130,7 @@ def _judge(client: Client, request: Request, candidate: Candidate, console: Cons
         return None
     present = champion(client, request.name)
     if present is None:
-        console.print(f"{request.name!r} has no champion yet: there is nothing to be better than", highlight=False)
+        console.print(f"{shown(request.name)} has no champion yet: there is nothing to be better than", highlight=False)
         return None
     verdict = challenge(client, candidate, present, console)
     if not verdict.better:

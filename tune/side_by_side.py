@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from tune.contest import LEVEL, Compared, Pair, failed_trials
 from tune.evidence import Evidence, named, trial_number
 from tune.formats import with_error
@@ -53,7 +53,7 @@ def _one(evidence: Evidence, text: str) -> int:
         return number
     everyone = set(evidence.study.trials["trial"])
     if number is None or number not in everyone:
-        why = f"study {evidence.study.name!r} has no configuration {text!r}"
+        why = f"study {shown(evidence.study.name)} has no configuration {shown(text)}"
     elif number in failed:
         why = f"t{number:03d} has failed folds"
     elif number in evidence.missing:

@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from hilbert import verified
-from hilbert.errors import StoreError
+from hilbert.errors import StoreError, shown
 from hilbert.features import FeatureStore
 from hilbert.files import write_text
 from hilbert.reading import LARGEST_JSON
@@ -199,7 +199,7 @@ def _filesystem(location: str) -> tuple[Any, str]:
     options = dict(parse_qsl(parts.query))
     unknown = sorted(options.keys() - set(S3_OPTIONS))
     if unknown:
-        raise StoreError(f"{location}: unknown option {unknown[0]!r}; known are {', '.join(S3_OPTIONS)}")
+        raise StoreError(f"{location}: unknown option {shown(unknown[0])}; known are {', '.join(S3_OPTIONS)}")
     return _s3(parts.netloc, **options), f"{parts.netloc}{unquote(parts.path)}".rstrip("/")
 
 

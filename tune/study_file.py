@@ -105,7 +105,7 @@ def _path(name: str) -> list[str]:
 def _nearest(unknown: str, known: Iterable[str]) -> str:
     candidates = sorted(known)
     close = difflib.get_close_matches(unknown, candidates, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(candidates)}"
+    return f"did you mean {shown(close[0])}?" if close else f"known are {', '.join(candidates)}"
 
 
 def _fields(location: Sequence[str | int]) -> Iterable[str]:
@@ -142,7 +142,7 @@ def _explain_fault(key: str, location: Sequence[str | int], fault: ErrorDetails)
     if fault["type"] == "extra_forbidden":
         return f"unknown key {shown(key)}; {_nearest(str(location[-1]), _fields(location[:-1]))}"
     if fault["type"] == "missing":
-        return f"key {key!r} is missing"
+        return f"key {shown(key)} is missing"
     if fault["type"] == "value_error":
         return message
     quotes = ""

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from tune.cluster import ClusterError, ClusterFile, UnreachableError, in_shell, ray_up, read_cluster_file, tunnel
 from tune.jobs import Attach, Job, JobServer, Start, UnknownJobError, decide
 from tune.options import DONE, FAILED, INTERRUPTED
@@ -177,7 +177,7 @@ def stop(asked: Request) -> int:
     with _server(asked, FIRST_LOOK) as server:
         found = decide(asked.study.study, server.jobs())
         if not isinstance(found, Attach):
-            raise InputError(f"no sweep of study {asked.study.study!r} runs on the cluster")
+            raise InputError(f"no sweep of study {shown(asked.study.study)} runs on the cluster")
         say(f"stopping {found.name} ...")
         server.stop(found.name)
         while server.job(found.name).active:

@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hilbert.errors import StudyError
+from hilbert.errors import StudyError, shown
 from tune import scheduling
 from tune.archive import Archive
 from tune.estimates import bounded, estimates
@@ -300,7 +300,7 @@ def extended(study: Study, more: int) -> Study:
             there = len(Search(study, archive.journal).proposals)
     if more < 1 or not there:
         raise StudyError(
-            f"--extend {more}: must be 1 or more, on a study that has begun; {study.study!r} has {there} trials"
+            f"--extend {more}: must be 1 or more, on a study that has begun; {shown(study.study)} has {there} trials"
         )
     return study.model_copy(update={"trials": there + more})
 

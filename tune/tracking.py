@@ -123,7 +123,7 @@ def _not_logged_in(uri: str) -> str:
 
     given = read_mlflow_creds()
     if given.username and given.password:
-        wrong = f"refuses user {given.username!r} or the password"
+        wrong = f"refuses user {shown(given.username)} or the password"
     else:
         wrong = "asks for a user and a password"
     return (
@@ -178,7 +178,7 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
         known = sorted(found.name for found in client.search_experiments() if "hilbert.study" in found.tags)
         others = f"it holds {', '.join(known)}" if known else "it holds no study"
         raise InputError(
-            f"no study {study!r} at {client.tracking_uri}: {others}; another place is named by --tracking-uri"
+            f"no study {shown(study)} at {client.tracking_uri}: {others}; another place is named by --tracking-uri"
         )
     rows = [
         {
@@ -194,10 +194,10 @@ def read_study(client: "MlflowClient", study: str) -> ReadStudy:
         for run in search_runs(client, experiment.experiment_id, f"tags.`hilbert.level` = '{TRIAL}'")
     ]
     if not rows:
-        raise InputError(f"study {study!r} has no trials yet; 'hilbert sweep' runs them")
+        raise InputError(f"study {shown(study)} has no trials yet; 'hilbert sweep' runs them")
     trials = pd.DataFrame(rows).sort_values("trial", kind="stable", ignore_index=True)
     trials = trials.assign(repeats=repeated(trials))
-    where = f"study {study!r}: the tag hilbert.tasks of its MLflow experiment"
+    where = f"study {shown(study)}: the tag hilbert.tasks of its MLflow experiment"
     with explained(where, InputError, 'write the tasks there, as ["affect", "spectrum"]'):
         tasks = [plain(task) for task in checked(parse_json(_tag(experiment, "hilbert.tasks").encode()), _TEXTS)]
     return ReadStudy(study, plain(_tag(experiment, "hilbert.objective")), tasks, trials)
@@ -207,7 +207,7 @@ def _tag(experiment: Any, name: str) -> str:
     found = experiment.tags.get(name)
     if found is None:
         raise InputError(
-            f"study {experiment.name!r}: its MLflow experiment has no tag {name}; it isn't a study of HILBERT"
+            f"study {shown(experiment.name)}: its MLflow experiment has no tag {name}; it isn't a study of HILBERT"
         )
     return str(found)
 

@@ -25,7 +25,7 @@ from subprocess import Popen
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
 
-from hilbert.errors import HilbertError, InputError
+from hilbert.errors import HilbertError, InputError, shown
 from hilbert.files import write_text
 from hilbert.temporary import temporary_folder
 from tune.database import database as database_of
@@ -88,7 +88,7 @@ def ui(study: str, *, uri: str | None = None, port: int | None = None, browser: 
         HilbertError: the server does not start, or ends by itself.
     """
     place = tracking_uri(uri)
-    client, database = connect_to_read(place, f"study {study!r}"), database_of(place)
+    client, database = connect_to_read(place, f"study {shown(study)}"), database_of(place)
     page = _write_views(client, study)
     if is_server(place):
         page.show(place, browser=browser)

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.isotonic import IsotonicRegression
 
-from hilbert.errors import InputError
+from hilbert.errors import InputError, shown
 from hilbert.metrics import Array
 
 Method = Literal["none", "temperature", "isotonic"]
@@ -86,7 +86,7 @@ class Calibrator:
         """
         method = content.get("method") if isinstance(content, Mapping) else None
         if method not in METHODS:
-            raise InputError(f'{where}: "method" must be one of {", ".join(METHODS)}, not {method!r}')
+            raise InputError(f'{where}: "method" must be one of {", ".join(METHODS)}, not {shown(method)}')
         keys = {"none": [], "temperature": ["temperature", "offsets"], "isotonic": ["curves"]}[method]
         if set(content) != {"method", *keys}:
             told = " and ".join(f'"{key}"' for key in ["method", *keys])
@@ -128,7 +128,7 @@ def fit_calibrator(
     """
     known, given, mass = _labelled(labels, probabilities, weights)
     if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+        raise InputError(f"method must be one of {', '.join(METHODS)}, not {shown(method)}")
     each = np.bincount(known, weights=mass, minlength=given.shape[1])
     if method == "none" or each.min() <= 0 or each.sum() < FEWEST_DOCUMENTS * (1 - 1e-9):
         return Calibrator()

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from hilbert.encoders.base import Encoder, EncoderName, Modality, nearest
 from hilbert.encoders.huggingface import load_huggingface
 from hilbert.encoders.opensmile import load_opensmile
-from hilbert.errors import EncoderError
+from hilbert.errors import EncoderError, shown
 
 __all__ = ["Encoder", "EncoderFactory", "EncoderName", "Modality", "load_encoder", "register_encoder"]
 
@@ -33,9 +33,9 @@ def register_encoder(scheme: str, factory: EncoderFactory) -> None:
         ValueError: the scheme is taken by another factory, or no word.
     """
     if not scheme.isidentifier():
-        raise ValueError(f"a scheme is one word of letters, digits and _, not {scheme!r}")
+        raise ValueError(f"a scheme is one word of letters, digits and _, not {shown(scheme)}")
     if _FACTORIES.setdefault(scheme, factory) is not factory:
-        raise ValueError(f"the scheme {scheme!r} is taken; choose another")
+        raise ValueError(f"the scheme {shown(scheme)} is taken; choose another")
 
 
 def load_encoder(name: str, *, modality: Modality, device: str = "auto", batch_size: int = 16) -> Encoder:
@@ -53,9 +53,11 @@ def load_encoder(name: str, *, modality: Modality, device: str = "auto", batch_s
     parsed = EncoderName.parse(name)
     _load_entry_point(parsed.scheme)
     if parsed.scheme not in _FACTORIES:
-        raise EncoderError(f"encoder {name!r}: unknown scheme {parsed.scheme!r}; {nearest(parsed.scheme, _FACTORIES)}")
+        raise EncoderError(
+            f"encoder {shown(name)}: unknown scheme {shown(parsed.scheme)}; {nearest(parsed.scheme, _FACTORIES)}"
+        )
     if batch_size < 1:
-        raise EncoderError(f"encoder {name!r}: the batch size is {batch_size}; it must be at least 1")
+        raise EncoderError(f"encoder {shown(name)}: the batch size is {batch_size}; it must be at least 1")
     return _FACTORIES[parsed.scheme](parsed, modality, device, batch_size)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import numpy.typing as npt
 
-from hilbert.errors import EncoderError
+from hilbert.errors import EncoderError, shown
 
 Modality = Literal["audio", "text"]
 Waveform = npt.NDArray[np.float32]
@@ -69,16 +69,16 @@ class EncoderName:
         target, question, query = rest.partition("?")
         if not colon or not scheme or not target:
             raise EncoderError(
-                f"encoder {name!r}: an encoder is named scheme:what, for example hf:openai/whisper-small, "
+                f"encoder {shown(name)}: an encoder is named scheme:what, for example hf:openai/whisper-small, "
                 "hf:models/my-bert or opensmile:eGeMAPSv02"
             )
         try:
             pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if question else []
         except ValueError:
-            raise EncoderError(f"encoder {name!r}: options are written ?layer=-1&pooling=mean") from None
+            raise EncoderError(f"encoder {shown(name)}: options are written ?layer=-1&pooling=mean") from None
         twice = [key for key, _ in pairs if [other for other, _ in pairs].count(key) > 1]
         if twice:
-            raise EncoderError(f"encoder {name!r}: option {twice[0]!r} is given twice")
+            raise EncoderError(f"encoder {shown(name)}: option {shown(twice[0])} is given twice")
         return cls(name, scheme, target, dict(pairs))
 
 
@@ -87,7 +87,7 @@ def nearest(word: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(word.lower(), [one.lower() for one in known], n=1, cutoff=0.5)
     found = [one for one in known if close and one.lower() == close[0]]
     there = f"there are {', '.join(sorted(known))}"
-    return f"did you mean {found[0]!r}? {there}" if found else there
+    return f"did you mean {shown(found[0])}? {there}" if found else there
 
 
 def check_options(name: EncoderName, known: Collection[str]) -> None:
@@ -99,4 +99,4 @@ def check_options(name: EncoderName, known: Collection[str]) -> None:
     for option in name.options:
         if option not in known:
             hint = nearest(option, known) if known else "it has none"
-            raise EncoderError(f"encoder {name.written!r}: unknown option {option!r}; {hint}")
+            raise EncoderError(f"encoder {shown(name.written)}: unknown option {shown(option)}; {hint}")

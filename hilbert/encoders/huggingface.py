@@ -28,7 +28,7 @@ from hilbert.encoders.base import EncoderName, Features, Modality, check_options
 from hilbert.encoders.hub import only_local, quiet_hub
 from hilbert.encoders.speech import SAMPLE_RATE, speech_facts, speech_front
 from hilbert.encoders.text import text_facts, text_front
-from hilbert.errors import EncoderError
+from hilbert.errors import EncoderError, shown
 
 _POOLINGS = {"audio": ("mean", "max"), "text": ("mean", "max", "cls")}
 _INPUTS = {"audio": ("input_values", "input_features"), "text": ("input_ids",)}
@@ -75,12 +75,12 @@ class Options:
         pooling = given.get("pooling", "mean")
         if pooling not in _POOLINGS[modality]:
             raise EncoderError(
-                f"encoder {name.written!r}: unknown pooling {pooling!r} for {modality}; "
+                f"encoder {shown(name.written)}: unknown pooling {shown(pooling)} for {modality}; "
                 f"{nearest(pooling, _POOLINGS[modality])}"
             )
         seconds = _number(name, "seconds", float, 30.0)
         if not 0.1 <= seconds < 1e5:
-            raise EncoderError(f"encoder {name.written!r}: seconds={given['seconds']}; give 0.1 or more")
+            raise EncoderError(f"encoder {shown(name.written)}: seconds={given['seconds']}; give 0.1 or more")
         tokens = int(_number(name, "tokens", int, 512)) if "tokens" in given else None
         layer = int(_number(name, "layer", int, -1))
         return cls(layer, pooling, given.get("revision"), seconds, tokens)
@@ -92,7 +92,7 @@ def _number(name: EncoderName, option: str, kind: Callable[[str], float], defaul
     except ValueError:
         value = name.options[option]
         raise EncoderError(
-            f"encoder {name.written!r}: {option}={value!r} is not a number; write {option}={default:g}"
+            f"encoder {shown(name.written)}: {option}={shown(value)} is not a number; write {option}={default:g}"
         ) from None
 
 
@@ -145,7 +145,7 @@ class PretrainedEncoder:
         lengths = _real_frames(frames, inputs.get("attention_mask"), states)
         pooled = pool(states, lengths, self.description["pooling"])
         if not torch.isfinite(pooled).all():
-            raise EncoderError(f"encoder {self.description['name']!r}: the model gives values that are not finite")
+            raise EncoderError(f"encoder {shown(self.description['name'])}: the model gives values that are not finite")
         return pooled.double().cpu().numpy(), lengths.double().cpu().numpy()
 
     @torch.inference_mode()
@@ -223,7 +223,7 @@ def choose_device(device: str) -> torch.device:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise EncoderError(f"device {device!r}: can't be used ({reason}); give auto, cpu, cuda or mps") from None
+        raise EncoderError(f"device {shown(device)}: can't be used ({reason}); give auto, cpu, cuda or mps") from None
     return chosen
 
 
@@ -254,7 +254,7 @@ def _located(name: EncoderName, options: Options) -> Options:
     looks_local = name.target.startswith((".", "/", "~")) or name.target.count("/") > 1 or "\\" in name.target
     if looks_local and not folder.is_dir():
         raise EncoderError(
-            f"encoder {name.written!r}: no such folder; name the folder that holds the model's config.json"
+            f"encoder {shown(name.written)}: no such folder; name the folder that holds the model's config.json"
         )
     if folder.is_dir():
         return options
@@ -279,7 +279,7 @@ def _from_pretrained(loader: Any, what: str, name: EncoderName, options: Options
             else "give a local folder, or a model id of the hub"
         )
         raise EncoderError(
-            f"encoder {name.written!r}: can't load its {what}; {hint}. transformers says: {reason}"
+            f"encoder {shown(name.written)}: can't load its {what}; {hint}. transformers says: {reason}"
         ) from None
 
 
@@ -309,7 +309,9 @@ def _load_model(name: EncoderName, config: Any, options: Options, modality: Moda
     )
     if model.main_input_name not in _INPUTS[modality]:
         other = "text" if modality == "audio" else "audio"
-        raise EncoderError(f"encoder {name.written!r}: {config.model_type} is no {modality} model; use it for {other}?")
+        raise EncoderError(
+            f"encoder {shown(name.written)}: {config.model_type} is no {modality} model; use it for {other}?"
+        )
     missing = [key for key in report["missing_keys"] if not any(part in key for part in _UNUSED_WEIGHTS)]
     if missing or report["mismatched_keys"]:
         lacking = ", ".join(sorted(map(str, [*missing, *report["mismatched_keys"]]))[:3])
@@ -342,7 +344,7 @@ def _layer_and_dim(name: EncoderName, wanted: int, config: Any) -> dict[str, int
     dim = getattr(config, "hidden_size", None)
     if not layers or not dim:
         raise EncoderError(
-            f"encoder {name.written!r}: {config.model_type} is no single stack of layers; name a plain model"
+            f"encoder {shown(name.written)}: {config.model_type} is no single stack of layers; name a plain model"
         )
     if not -layers - 1 <= wanted <= layers:
         raise EncoderError(
@@ -358,7 +360,7 @@ def _layer_and_dim(name: EncoderName, wanted: int, config: Any) -> dict[str, int
 def _check_rate(name: EncoderName, extractor: Any) -> None:
     rate = getattr(extractor, "sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
-        raise EncoderError(f"encoder {name.written!r}: the model hears {rate} Hz; name one for {SAMPLE_RATE} Hz")
+        raise EncoderError(f"encoder {shown(name.written)}: the model hears {rate} Hz; name one for {SAMPLE_RATE} Hz")
 
 
 def load_huggingface(name: EncoderName, modality: Modality, device: str, batch_size: int) -> PretrainedEncoder:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hilbert.encoders.base import EncoderName, Features, Modality, Waveform, check_options, nearest
-from hilbert.errors import EncoderError
+from hilbert.errors import EncoderError, shown
 
 _RATE = 16_000
 _SHORTEST = _RATE // 10
@@ -66,18 +66,18 @@ def load_opensmile(name: EncoderName, modality: Modality, device: str, batch_siz
     """
     if modality != "audio":
         raise EncoderError(
-            f"encoder {name.written!r}: openSMILE hears, it can't read; name an hf: model for {modality}"
+            f"encoder {shown(name.written)}: openSMILE hears, it can't read; name an hf: model for {modality}"
         )
     check_options(name, ())
     try:
         import opensmile
     except ImportError:
         raise EncoderError(
-            f"encoder {name.written!r}: the package opensmile is missing; pip install 'hilbert[opensmile]'"
+            f"encoder {shown(name.written)}: the package opensmile is missing; pip install 'hilbert[opensmile]'"
         ) from None
     sets = opensmile.FeatureSet.__members__
     if name.target not in sets:
-        raise EncoderError(f"encoder {name.written!r}: unknown feature set; {nearest(name.target, sets)}")
+        raise EncoderError(f"encoder {shown(name.written)}: unknown feature set; {nearest(name.target, sets)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # older sets warn that they are deprecated: the user chose them by name
         smile = opensmile.Smile(sets[name.target], opensmile.FeatureLevel.Functionals, sampling_rate=_RATE)

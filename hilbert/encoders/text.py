@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hilbert.errors import EncoderError
+from hilbert.errors import EncoderError, shown
 
 _DEFAULT_LIMIT = 512  # for models whose positions have no end, such as T5: the length they were trained on
 
@@ -87,17 +87,17 @@ def text_front(tokenizer: Any, model: torch.nn.Module, config: Any, tokens: int 
     """
     if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:
         raise EncoderError(
-            f"encoder {name!r}: its tokenizer knows no words; add the tokenizer's files (such as tokenizer.json)"
+            f"encoder {shown(name)}: its tokenizer knows no words; add the tokenizer's files (such as tokenizer.json)"
         )
     before, after = _special_tokens(tokenizer)
     positions = _positions(model, config)
     trained = tokenizer.model_max_length if tokenizer.model_max_length < 1_000_000 else None
     most = min([limit for limit in (positions, trained) if limit] or [_DEFAULT_LIMIT])
     if tokens is not None and positions is not None and tokens > positions:
-        raise EncoderError(f"encoder {name!r}: tokens={tokens}, but the model has positions for {positions}")
+        raise EncoderError(f"encoder {shown(name)}: tokens={tokens}, but the model has positions for {positions}")
     limit, least = most if tokens is None else tokens, len(before) + len(after) + 1
     if limit < least:
-        raise EncoderError(f"encoder {name!r}: tokens={limit} leave no room for a word; give at least {least}")
+        raise EncoderError(f"encoder {shown(name)}: tokens={limit} leave no room for a word; give at least {least}")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return TextFront(tokenizer, limit, before, after, pad or 0)
 
