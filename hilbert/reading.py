@@ -106,6 +106,8 @@ def open_regular(path: Path) -> io.BufferedReader:
     except OSError as error:
         if error.errno in {errno.ENXIO, errno.ENODEV}:
             raise Damaged("not an ordinary file") from None
+        if error.errno == errno.ELOOP:
+            raise Damaged("a link that leads back to itself") from None
         raise Unreadable(f"can't be read ({error.strerror or error})") from None
     file = os.fdopen(descriptor, "rb")
     try:

@@ -53,7 +53,7 @@ STRANGE = {
     "a socket": (a_socket, "a socket"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), "a device"),
     "a dangling link": (lambda path: path.symlink_to("nothing"), "missing"),
-    "a ring of links": (lambda path: path.symlink_to(path.name), "can't be read"),
+    "a ring of links": (lambda path: path.symlink_to(path.name), "leads back to itself"),
 }
 
 

@@ -3,7 +3,6 @@
 A difference is the first one's AUC less the second one's: above 0, and to the right, the first is better.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hilbert.errors import InputError, shown
+from hilbert.files import unforeseen
 from tune.contest import LEVEL, Compared, Pair, failed_trials
 from tune.evidence import Evidence, named, trial_number
 from tune.formats import with_error
@@ -241,7 +241,7 @@ def draw(pair: Pair, evidence: Evidence, path: Path) -> None:
         InputError: it can't be written there.
     """
     check_picture(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = unforeseen(path)
     try:
         style.save(_figure(pair, evidence), beside)
         beside.replace(path)

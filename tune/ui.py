@@ -32,6 +32,7 @@ from tune.database import database as database_of
 from tune.formats import log_name
 from tune.guard import end_guarded, start_guarded
 from tune.leaderboard import CHARTS, Client, is_server, leaderboard_url, save_views
+from tune.recorded import read_object
 from tune.redaction import printable
 from tune.space import Study
 from tune.terminal import tell
@@ -171,7 +172,7 @@ def _running_server(database: Path | None, experiment: Any) -> str | None:
     if database is None:
         return None
     try:
-        state = json.loads(_state_file(database).read_text(encoding="utf-8"))
+        state = read_object(_state_file(database))
         os.kill(state["pid"], 0)
         address = f"http://{HOST}:{int(state['port'])}"
         same = state["database"] == str(database.resolve()) and _knows(address, experiment)
@@ -287,7 +288,7 @@ def _write_state(database: Path, process: int, port: int) -> None:
 def _remove_state(database: Path, process: int) -> None:
     """Removes the file unless another server has written it since."""
     try:
-        if json.loads(_state_file(database).read_text(encoding="utf-8"))["pid"] == process:
+        if read_object(_state_file(database))["pid"] == process:
             _state_file(database).unlink()
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):  # a `Fault` among these
         pass

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from hilbert.errors import InputError
+from hilbert.files import write_text
 from tune.output import check_file
 from tune.report.material import Client, gather
 from tune.report.page import render
@@ -24,11 +25,7 @@ def write_report(client: Client, study: str, output: Path) -> None:
     check_file(output)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     content = render(gather(client, study))
-    beside = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        beside.write_text(content, encoding="utf-8")
-        beside.replace(output)
+        write_text(output, content)
     except OSError as error:
         raise InputError(f"{output}: can't be written: {error.strerror or error}") from None
-    finally:
-        beside.unlink(missing_ok=True)
