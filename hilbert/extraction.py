@@ -27,6 +27,7 @@ from hilbert.cohort import Cohort, raise_faults
 from hilbert.encoders import Encoder, Modality, load_encoder
 from hilbert.errors import InputError, LabelsChangedError, StoreError, shown
 from hilbert.features import FeatureStore, open_for_labels
+from hilbert.files import make_real
 from hilbert.remarks import counts, lines, place_of
 from hilbert.shards import Encoded, Features, Shard, Stretch, Work, check_shard, encode_shard, plan, save, saved
 from hilbert.store_files import DOCUMENTS, MANIFEST, Dtype, check_target
@@ -140,7 +141,7 @@ def _check_arguments(
 def _only_one(partial: Path) -> Iterator[None]:
     """Hold the work folder for this process alone; the system lets go of it when the process dies."""
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        make_real(partial)
         lock = filelock.FileLock(partial / "lock", timeout=0)
         lock.acquire()
     except filelock.Timeout:

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and what they hold."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -21,6 +22,17 @@ def digest(path: Path) -> str:
 def unforeseen(path: Path) -> Path:
     """A name beside `path` for what becomes it when it is whole: nobody can guess it, hence no link can wait there."""
     return path.with_name(f".{secrets.token_hex(8)}.partial")
+
+
+def make_real(folder: Path) -> None:
+    """Makes a folder, unless it is there, for work that goes on later and needs a name that can be foreseen.
+
+    Raises:
+        OSError: a link waits there, which somebody else may have put there; or it can't be made.
+    """
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "a link lies there, and no folder", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -119,3 +119,29 @@ def test_no_file_of_a_name_that_can_be_foreseen_is_written_through_a_link(tmp_pa
     Hilbert(model_config()).save_pretrained(shared)
     assert precious.read_text() == "x"
     assert (shared / "table.csv").read_text() == "a\n1\n"
+
+
+def test_work_that_goes_on_later_goes_into_no_folder_behind_a_link(tmp_path):
+    from cohorts import write_cohort
+
+    from hilbert.cohort import Cohort
+    from hilbert.errors import StoreError
+    from hilbert.extraction import extract
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "store.partial").symlink_to(elsewhere)
+    tables = {"documents": "document_id,affect\na,low\n", "segments": "document_id,segment,audio,text\na,0,,words\n"}
+    cohort = Cohort.load(write_cohort(tmp_path / "cohort", **tables))
+    with pytest.raises(StoreError, match=r"store\.partial: can't be written \(a link lies there"):
+        extract(cohort, tmp_path / "store", text=Words())
+    assert not list(elsewhere.iterdir())
+
+
+class Words:
+    """An encoder of texts."""
+
+    dim, description = 1, {"name": "words", "dim": 1}
+
+    def encode(self, segments):
+        return [[float(len(segment))] for segment in segments]

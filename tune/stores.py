@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from hilbert import verified
 from hilbert.errors import StoreError, shown
 from hilbert.features import FeatureStore
-from hilbert.files import write_text
+from hilbert.files import make_real, write_text
 from hilbert.reading import LARGEST_JSON
 from hilbert.store_checks import entries
 from hilbert.store_files import MANIFEST, fingerprint_of, parse_manifest
@@ -278,7 +278,7 @@ def _download(remote: Remote, folder: Path, *, shown: bool) -> None:
     there = _there(partial)
     _check_room(remote, partial.parent, remote.size - there)
     _check_remote(remote)
-    partial.mkdir(exist_ok=True)
+    make_real(partial)
     (partial / MANIFEST).write_text(remote.text, encoding="utf-8", newline="")
     _copy_files(remote, partial, shown=shown)
     try:
