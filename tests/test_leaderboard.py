@@ -240,6 +240,7 @@ def test_views_are_for_tested_versions():
 
     assert is_tested(mlflow.__version__), "look at the views in this version's UI, then add it to leaderboard.TESTED"
     assert is_tested("3.17.0")
+    assert is_tested("3.18.0")
     assert not any(is_tested(version) for version in ("3.1", "3.170.0", "2.17.2", "", None))
 
 

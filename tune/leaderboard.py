@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Client = Any
 """An `mlflow.MlflowClient`; MLflow itself is not imported here."""
 
-TESTED = ("3.17",)
+TESTED = ("3.17", "3.18")
 """Versions of MLflow, major.minor, in whose UI the saved views were looked at."""
 LEADERBOARD, CHARTS = "hilbert-leaderboard", "hilbert-charts"
 """Keys of the two saved views."""
