@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hilbert.errors import InputError, shown
+from hilbert.errors import LONGEST_VALUE, InputError, shown
 from hilbert.metrics import Array, mean_and_se
 from tune.evidence import Client, Evidence, named, trial_number
 from tune.runs import log_batch
@@ -102,7 +102,8 @@ def by_hand(study: ReadStudy, trial: int | str, *, because: str = "") -> Decisio
     number = trial_number(str(trial))
     found = study.trials[study.trials["trial"] == number]
     if number is None or not len(found):
-        raise InputError(f"study {shown(study.name)} has no configuration {shown(trial)}; {usable}")
+        told = trial if len(str(trial)) <= LONGEST_VALUE else shown(trial)
+        raise InputError(f"study {shown(study.name)} has no configuration {told}; {usable}")
     if number not in set(complete["trial"]):
         raise InputError(f"t{number:03d} can't be chosen: {_why_not(found.iloc[0], study)}; {usable}")
     because = " ".join(because.split())
