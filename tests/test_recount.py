@@ -1,5 +1,6 @@
 """Studies that a version recorded which counted AUCs of models without a class: read, compared and reported anew."""
 
+import io
 from dataclasses import replace
 from functools import partial
 
@@ -87,6 +88,16 @@ def test_an_objective_that_speaks_of_it_ranks_nobody(old):
     of_it = replace(found, study=replace(found.study, objective="affect"))
     assert _differences(of_it, mine, theirs) == [None] * 5
     assert None not in _differences(of_all, mine, theirs)  # of the other tasks
+
+
+def test_compare_shows_none_of_it(old, here):
+    shown = here("compare", "made", "--tracking-uri", old.tracking_uri)
+    assert shown.returncode == 0, shown.stderr
+    assert "(1)" not in shown.stdout  # folds that counted
+    written = here("compare", "made", "--csv", "--tracking-uri", old.tracking_uri)
+    table = pd.read_csv(io.StringIO(written.stdout))
+    assert table[["affect/auc_mean", "affect/auc_pooled", "cv/auc_mean"]].isna().all(axis=None)
+    assert table["kind/auc_mean"].notna().all()
 
 
 def test_the_report_shows_none_of_it(old):

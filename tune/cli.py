@@ -20,6 +20,7 @@ import logging
 import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,7 +122,7 @@ def sweep(options: argparse.Namespace) -> int:
         return _unrecorded(study.study, outcome) or INTERRUPTED
     if outcome.unrecorded:
         return _unrecorded(study.study, outcome)
-    _print_ranking(study.study, outcome.uri)
+    _print_ranking(study.study, outcome.uri, recount=outcome.recount)
     tell(f"\nWhat its winner is worth:  {_compare_command(study.study, outcome.uri)}")
     tell(f"Look at it:  {outcome.look}")
     return FAILED if outcome.failed else DONE
@@ -188,13 +189,14 @@ def compare(options: argparse.Namespace) -> int:
     from tune.evidence import gather_evidence
 
     study, screen = read_study(client, options.study), results()
-    if not options.csv:
-        show(study, screen)
     try:
         evidence = gather_evidence(client, options.study)
+        study = evidence.study  # of an older version's record: what counts
     except InputError as error:
         tell(f"hilbert: nothing can be said of the winner without its luck: {error}")
         evidence = None
+    if not options.csv:
+        show(study, screen)
     if options.csv:
         with for_programs():
             print(csv_text(with_tests(ranking(study), contest(evidence) if evidence else None)), end="")
@@ -300,11 +302,18 @@ def report(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _print_ranking(study: str, uri: str) -> None:
+def _print_ranking(study: str, uri: str, *, recount: bool) -> None:
+    """Prints the ranking; `recount`: an older version may have recorded AUCs that don't count."""
     from tune.comparison import show
+    from tune.evidence import gather_evidence
     from tune.tracking import connect, read_study
 
-    show(read_study(connect(uri), study), results())
+    client = connect(uri)
+    found = read_study(client, study)
+    if recount:
+        with suppress(InputError):
+            found = gather_evidence(client, study).study
+    show(found, results())
 
 
 def _compare_command(study: str, uri: str) -> str:

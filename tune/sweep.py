@@ -57,6 +57,7 @@ class Outcome:
         unrecorded: what MLflow refused.
         uri: where it is recorded.
         look: link to the leaderboard, or the command that opens it.
+        recount: whether some folds don't count for a task, so that records of an older version may be wrong.
     """
 
     complete: bool
@@ -64,6 +65,7 @@ class Outcome:
     unrecorded: Sequence[str]
     uri: str
     look: str
+    recount: bool = False
 
 
 class Sweep:
@@ -349,7 +351,8 @@ def _with_archive(
             complete = run(sweep)
         finally:
             recorder.close()
-    return Outcome(complete, sweep.failed, recorder.errors, uri, look)
+    recount = not all(found.trained.all() for found in plan.defined.values())
+    return Outcome(complete, sweep.failed, recorder.errors, uri, look, recount)
 
 
 def _recorded(plan: Plan, archive: Archive, hash_ids: bool) -> RecordedStudy:
