@@ -77,7 +77,9 @@ def test_a_number_stays_what_it_is(fixed):
 
 @pytest.mark.parametrize("wrong", ["many", -1, 1.5, True, float("nan"), float("inf"), None])
 def test_another_word_is_refused(wrong):
-    with pytest.raises(ValidationError, match=r"must be auto, a share of a GPU \(0 to 1\) or whole GPUs: it is"):
+    with pytest.raises(
+        ValidationError, match=r"must be auto, a share of a GPU \(0 to 1\) or whole GPUs .1024 at most.: it is"
+    ):
         ResourcesConfig(gpus_per_job=wrong)
 
 
