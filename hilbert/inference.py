@@ -121,7 +121,8 @@ def check_encoders(release: Release, encoders: Mapping[str, Mapping[str, Any]], 
                 f"{where}: holds no {name} features, and {shown(release.name)} needs both; extract with --{name}"
             )
         trained, found = release.encoders[name], encoders[name]
-        free = FREE if trained.get("revision") and found.get("revision") else ()
+        unnoted = trained.get("revision", "") is None
+        free = ("revision",) if unnoted else FREE if trained.get("revision") and found.get("revision") else ()
         told = [
             f"{key} {shown(found.get(key))} instead of {shown(trained.get(key))}"
             for key in [*trained, *(key for key in found if key not in trained)]
@@ -131,6 +132,11 @@ def check_encoders(release: Release, encoders: Mapping[str, Mapping[str, Any]], 
             raise StoreError(
                 f"{where}: {name} features of another encoder than {shown(release.name)} was trained with"
                 f" ({trained.get('name')}): {', '.join(told)}; extract them with that one"
+            )
+        if unnoted and trained.get("revision") != found.get("revision"):
+            logger.warning(
+                "%s: the revision of %s isn't known to the release, whose version didn't note it: not checked",
+                *(where, trained.get("name")),
             )
 
 

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -121,14 +121,23 @@ class Work:
         """Segments (after windowing) of both modalities."""
         return sum(len(shard.items) for shard in self.shards)
 
-    def key(self, names: Sequence[str]) -> str:
-        """The same for the same documents, contents, encoders, windows and dtype; shard size doesn't matter."""
+    def key(self, names: Sequence[str], *, unnoted: Collection[str] = ()) -> str:
+        """The same for the same documents, contents, encoders, windows and dtype; shard size doesn't matter.
+
+        Args:
+            names: of the documents.
+            unnoted: modalities whose encoder's revision counts as not known, as earlier versions had it of the hub's.
+        """
         whole = [
             Shard(modality, tuple(item for shard in self.shards if shard.modality == modality for item in shard.items))
             for modality in self.encoders
         ]
         places = [[(item.document, item.segment) for item in shard.items] for shard in whole]
-        keys = [shard.key(self.encoders[shard.modality].description) for shard in whole]
+        described = {
+            name: dict(encoder.description) | ({"revision": None} if name in unnoted else {})
+            for name, encoder in self.encoders.items()
+        }
+        keys = [shard.key(described[shard.modality]) for shard in whole]
         return _hash([list(names), self.dtype, keys, places])
 
 

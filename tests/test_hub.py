@@ -6,8 +6,10 @@ import pytest
 import tiny_models
 from huggingface_hub import constants
 
-from hilbert.encoders import hub, load_encoder
+from hilbert.cohort import Cohort
+from hilbert.encoders import hub, huggingface, load_encoder
 from hilbert.errors import EncoderError
+from hilbert.extraction import extract
 
 
 @pytest.fixture
@@ -49,13 +51,45 @@ def test_a_silent_hub_costs_a_bounded_time(no_network, monkeypatch):
             load_encoder("hf:some-model", modality="text")
 
 
-def test_the_copy_on_this_computer_is_taken(no_network, caplog):
-    commit = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def downloaded(no_network):
+    """A model of the hub that was downloaded before."""
     model = no_network / "models" / "models--somebody--tiny"
     (model / "snapshots").mkdir(parents=True)
-    tiny_models.bert(model / "snapshots" / commit)
+    tiny_models.bert(model / "snapshots" / COMMIT)
     (model / "refs").mkdir()
-    (model / "refs" / "main").write_text(commit)
+    (model / "refs" / "main").write_text(COMMIT)
+    return no_network
+
+
+def test_the_copy_on_this_computer_is_taken(downloaded, caplog):
     encoder = load_encoder("hf:somebody/tiny", modality="text", device="cpu")
     assert encoder.encode(["one"]).shape == (1, encoder.dim)
     assert "the copy on this computer is taken" in caplog.text
+
+
+def test_the_hub_s_commit_is_noted(downloaded):
+    assert load_encoder("hf:somebody/tiny", modality="text", device="cpu").description["revision"] == COMMIT
+
+
+def test_features_of_versions_that_noted_no_commit_are_known_again_with_a_word(downloaded, monkeypatch, caplog):
+    folder = downloaded / "cohort"
+    folder.mkdir()
+    (folder / "documents.csv").write_text("document_id\na\n")
+    (folder / "segments.csv").write_text("document_id,segment,text\na,0,hello\n")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(huggingface, "commit_of", lambda *_: None)
+        first = extract(Cohort.load(folder), downloaded / "store", text="hf:somebody/tiny", device="cpu")
+    assert first.encoders["text"]["revision"] is None
+    again = extract(Cohort.load(folder), downloaded / "store", text="hf:somebody/tiny", device="cpu")
+    assert again.fingerprint == first.fingerprint
+    assert "didn't note its encoders' revisions: not checked" in caplog.text
+    (downloaded / "models/models--somebody--tiny/refs/main").write_text(COMMIT[::-1])
+    (downloaded / "models/models--somebody--tiny/snapshots" / COMMIT).rename(
+        downloaded / "models/models--somebody--tiny/snapshots" / COMMIT[::-1]
+    )
+    fresh = extract(Cohort.load(folder), downloaded / "other", text="hf:somebody/tiny", device="cpu")
+    assert fresh.encoders["text"]["revision"] == COMMIT[::-1]

@@ -307,6 +307,15 @@ def test_without_a_revision_the_name_counts():
         check_encoders(mine, {"audio": {"name": "yours"}, "text": {"name": None}}, where="x")
 
 
+def test_a_revision_that_was_not_noted_is_not_compared_and_that_is_said(caplog):
+    known = {"audio": ENCODERS["audio"], "text": ENCODERS["text"] | {"revision": None}}
+    check_encoders(release(encoders=known), ENCODERS, where="somewhere")
+    assert "revision of hf:b isn't known to the release" in caplog.text
+    other = ENCODERS | {"text": ENCODERS["text"] | {"name": "hf:c"}}
+    with pytest.raises(StoreError, match="name 'hf:c' instead of 'hf:b'"):
+        check_encoders(release(encoders=known), other, where="somewhere")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A cohort, its features by two tiny encoders, and a release for them."""

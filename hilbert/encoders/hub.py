@@ -5,6 +5,7 @@ Left alone, the hub's client tries for most of a minute, for every file, and tel
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,18 @@ def only_local(model: str, revision: str | None) -> bool:
     if not constants.HF_HUB_OFFLINE:
         logger.warning("%s: %s; the copy on this computer is taken", model, reason)
     return True
+
+
+def commit_of(model: str, revision: str | None) -> str | None:
+    """The commit of a model's copy on this computer, which names its folder there; None where it can't be told.
+
+    Args:
+        model: its id on the hub.
+        revision: branch, tag or commit; None is main.
+    """
+    found = huggingface_hub.try_to_load_from_cache(model, "config.json", revision=revision)
+    commit = Path(found).parent.name if isinstance(found, str) else ""
+    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
 
 
 def _silence(address: str) -> str:

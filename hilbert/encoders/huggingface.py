@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from hilbert.encoders.base import EncoderName, Features, Modality, check_options, nearest
-from hilbert.encoders.hub import only_local, quiet_hub
+from hilbert.encoders.hub import commit_of, only_local, quiet_hub
 from hilbert.encoders.speech import SAMPLE_RATE, speech_facts, speech_front
 from hilbert.encoders.text import text_facts, text_front
 from hilbert.errors import EncoderError, shown
@@ -324,12 +324,11 @@ def _load_model(name: EncoderName, config: Any, options: Options, modality: Moda
     return model.eval().requires_grad_(False)
 
 
-def _revision(name: EncoderName, config: Any) -> str | None:
+def _revision(name: EncoderName, options: Options) -> str | None:
     """The hub's commit, or the SHA-256 of a local folder's files that make the result."""
     folder = Path(name.target).expanduser()
     if not folder.is_dir():
-        commit: str | None = getattr(config, "_commit_hash", None)
-        return commit
+        return commit_of(name.target, options.revision)
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in {".safetensors", ".bin", ".json", ".txt", ".model"} and path.is_file():
@@ -389,7 +388,7 @@ def load_huggingface(name: EncoderName, modality: Modality, device: str, batch_s
         facts = text_facts(front)
     description = {
         "name": name.written,
-        "revision": _revision(name, config),
+        "revision": _revision(name, options),
         "modality": modality,
         "model_type": config.model_type,
         **_layer_and_dim(name, options.layer, config),
