@@ -284,7 +284,7 @@ def _contents(
                 notes[position] = sound.notes
         except CohortError as error:
             # Without the path, which is another one for the same content, and on another computer.
-            failures[position] = str(error).removeprefix(f"{path}: ").replace(f"Error opening {shown(str(path))}: ", "")
+            failures[position] = str(error).removeprefix(f"{path}: ").replace(f"Error opening {str(path)!r}: ", "")
         if sum(map(len, group)) > _SECONDS_AT_ONCE * SAMPLE_RATE:
             yield group
             group = []

@@ -227,3 +227,14 @@ def test_a_store_of_sound_that_was_clipped_to_squares_is_not_taken_for_right(coh
     assert "--overwrite" in str(caught.value)
     found = run(cohort, tmp_path / "store", on_error="skip", overwrite=True)
     assert found.manifest["extraction"]["skipped"] == {"audio": 1}
+
+
+def test_what_is_wrong_with_a_file_is_said_alike_wherever_the_cohort_lies(tmp_path: Path) -> None:
+    shard = Shard("audio", (Item(0, 0, 2, Stretch("noise.wav", 0.0, None, "")),))
+    folders = [tmp_path / "a", tmp_path / ("a" * 100) / "b"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "noise.wav").write_bytes(b"damaged")
+    near, far = (encode_shard(shard, Energy("energy"), folder).failures for folder in folders)
+    assert near == far
+    assert str(tmp_path) not in near[0]
