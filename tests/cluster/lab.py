@@ -147,7 +147,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in folder.glob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("started", "seconds"):
+        for name in ("started", "seconds", "checksum"):
             del content[name]
         content["epochs"].pop("seconds", None)
         found[path.name] = content
