@@ -172,7 +172,7 @@ def _finished(cohort: Cohort, folder: Path, work: Work, on_error: str, overwrite
         raise StoreError(f"{error} (--overwrite replaces it)") from None
     there = dict(store.manifest["extraction"])
     skipped = sum(there.get("skipped", {}).values())
-    unnoted = [name for name, known in store.encoders.items() if known.get("revision", "") is None]
+    unnoted = [name for name in work.encoders if store.encoders.get(name, {}).get("revision", "") is None]
     same = there.get("key") in {work.key(cohort.document_ids), work.key(cohort.document_ids, unnoted=unnoted)}
     if same and any(work.encoders[name].description.get("revision") for name in unnoted):
         log.warning("%s: made by a version that didn't note its encoders' revisions: not checked", folder)
