@@ -68,14 +68,14 @@ def write_bytes(path: Path, content: bytes, *, mode: int = NEW_FILE) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flushes a folder's entries to the disk, where the system can."""
-    if os.name == "nt":
+def sync(path: Path) -> None:
+    """Flushes a file, or a folder's entries, to the disk, so that no power cut leaves a name without contents."""
+    if os.name == "nt" and path.is_dir():
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

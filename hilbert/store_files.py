@@ -25,7 +25,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from hilbert import __version__
 from hilbert.cells import tidy
 from hilbert.errors import StoreError, shown
-from hilbert.files import digest
+from hilbert.files import digest, sync
 from hilbert.people import read_people
 from hilbert.plausible import LARGEST, is_plausible
 from hilbert.reading import (
@@ -252,8 +252,8 @@ def commit(
             return
         log.warning("%s: damaged, or edited in place; the store is written again", folder / changed[0])
     for path in new.iterdir():
-        _sync(path)
-    _sync(new)
+        sync(path)
+    sync(new)
     _swap(new, folder)
 
 
@@ -273,17 +273,6 @@ def _is(path: Path, sha256: str) -> bool:
         return False
 
 
-def _sync(path: Path) -> None:
-    """Flush to the disk, so that a power cut can't leave a store that names contents it lacks."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _swap(new: Path, folder: Path) -> None:
     """Rename `new` to `folder`. What lay there is moved away first, and put back should the second rename fail."""
     if not folder.exists():
@@ -297,7 +286,7 @@ def _swap(new: Path, folder: Path) -> None:
             old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def fingerprint_of(manifest: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Which folds count for which task, said before anything runs: see `hilbert.folds.defined_folds`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hilbert.errors import StudyError, shown
 from hilbert.folds import Defined, Fold
 from hilbert.tasks import Labels
+from tune.formats import in_runs
 from tune.selection import POOLED_AUC, undefined_tasks
 from tune.space import Study
 
@@ -84,7 +85,7 @@ def counting_lines(task: str, labels: Labels, folds: Sequence[Fold], defined: De
             reasons.setdefault(f"{_lacking(labels, fold.train)} to train on", []).append(fold.index)
         elif not scored:
             reasons.setdefault(f"{_lacking(labels, fold.held_out)} held out", []).append(fold.index)
-    told = "".join(f"; {why} in {numbers(found)}" for why, found in reasons.items())
+    told = "".join(f"; {why} in {in_runs(found)}" for why, found in reasons.items())
     lines = [f"  its AUC counts in {counted} of {most} folds{told}"]
     if counted < most and (counted < FEWEST or 2 * counted < most):
         lines.append(f"  warning: the mean AUC of {task} is one of {counted} folds: it depends on few documents")
@@ -98,14 +99,3 @@ def _lacking(labels: Labels, rows: np.ndarray) -> str:
     present = set(labels.values[rows][labels.labelled[rows]].astype(int).tolist())
     missing = [name for number, name in enumerate(labels.spec.classes) if number not in present]
     return f"no {', '.join(missing)}"
-
-
-def numbers(found: Iterable[int]) -> str:
-    """Numbers of folds for people: `3, 5 to 12`."""
-    runs: list[list[int]] = []
-    for number in sorted(found):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)

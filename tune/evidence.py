@@ -24,6 +24,7 @@ from hilbert.errors import InputError, shown
 from hilbert.metrics import Array, BiasCorrected, auc, bbc_cv, pooled_auc
 from hilbert.temporary import temporary_folder
 from tune.design import Design, read_design
+from tune.formats import in_runs
 from tune.recorded import read_configuration, read_predictions
 from tune.recount import counted_predictions, recounted
 from tune.selection import is_whole, ran_on_every_fold
@@ -209,14 +210,7 @@ class Evidence:
 
 def named(trials: Sequence[int]) -> str:
     """Names of configurations for people: `t003, t005 to t012`."""
-    runs: list[list[int]] = []
-    for trial in sorted(trials):
-        if runs and trial == runs[-1][-1] + 1:
-            runs[-1].append(trial)
-        else:
-            runs.append([trial])
-    shown = [[f"t{trial:03d}" for trial in run] for run in runs]
-    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(run) for run in shown)
+    return in_runs(trials, lambda trial: f"t{trial:03d}")
 
 
 def trial_number(text: str) -> int | None:

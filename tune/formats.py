@@ -1,5 +1,7 @@
 """How numbers and names are written for people."""
 
+from collections.abc import Callable, Iterable
+
 LOG = ".log10"
 
 
@@ -20,3 +22,15 @@ def with_error(value: float | None, error: float | None) -> str:
     if value is None:
         return "undefined"
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def in_runs(numbers: Iterable[int], name: Callable[[int], str] = str) -> str:
+    """`3, 5 to 12`: numbers in order, each by its name, three or more that follow each other as a run."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    shown = [[name(number) for number in run] for run in runs]
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(run) for run in shown)
